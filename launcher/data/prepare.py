@@ -1,0 +1,160 @@
+"""Render and tokenise once, keep the result under the hash of everything that went into it.
+
+The key covers the bytes of the data, the tokenizer, the options and our own code, so a stale cache cannot be read. One process a
+file system writes (a lock, no process group), into a staged folder that appears by rename; all others read it memory-mapped.
+"""
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from launcher.data.digest import file_digest
+from launcher.errors import DataError
+
+ROWS_PER_BATCH = 10_000
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Prepared rows on disk. `counts` holds what happened to the rows: read, kept, dropped, truncated..."""
+
+    folder: Path
+
+    @cached_property
+    def counts(self) -> dict[str, int]:
+        return json.loads((self.folder / "counts.json").read_text())
+
+    @property
+    def digest(self) -> str:
+        """Identifies the content: part of every checkpoint, so that a run cannot go on with other data."""
+        return self.folder.name
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def column(self, name: str, index: int) -> np.ndarray:
+        """One row's list of a column, a view into the mapped file."""
+        chunk = int(np.searchsorted(self._starts, index, side="right")) - 1
+        offsets, values = self._lists(name)[chunk]
+        local = index - int(self._starts[chunk])
+        return values[offsets[local] : offsets[local + 1]]
+
+    def tokens(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        return self.column("input_ids", index), self.column("trained", index)
+
+    @cached_property
+    def lengths(self) -> np.ndarray:
+        return np.concatenate([np.diff(offsets) for offsets, _ in self._lists("input_ids")] or [np.zeros(0, np.int64)])
+
+    @cached_property
+    def _table(self) -> Any:
+        import pyarrow
+
+        return pyarrow.ipc.open_file(pyarrow.memory_map(str(self.folder / "rows.arrow"))).read_all()
+
+    @cached_property
+    def _starts(self) -> np.ndarray:
+        return np.cumsum([0, *(batch.num_rows for batch in self._table.to_batches())])
+
+    @cached_property
+    def _columns(self) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
+        return {}
+
+    def _lists(self, name: str) -> list[tuple[np.ndarray, np.ndarray]]:
+        if name not in self._columns:
+            chunks = self._table.column(name).chunks
+            self._columns[name] = [(chunk.offsets.to_numpy(), chunk.values.to_numpy()) for chunk in chunks]
+        return self._columns[name]
+
+
+class Joined:
+    """Several prepared sources as one run of rows."""
+
+    def __init__(self, sources: Sequence[Prepared]):
+        self.sources = tuple(sources)
+        self.starts = np.cumsum([0, *(len(source) for source in sources)])
+        self.lengths = np.concatenate([source.lengths for source in sources])
+        self.digest = hashlib.sha256(" ".join(source.digest for source in sources).encode()).hexdigest()[:32]
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def tokens(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+        number = int(np.searchsorted(self.starts, index, side="right")) - 1
+        return self.sources[number].tokens(index - int(self.starts[number]))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        total: Counter[str] = Counter()
+        for source in self.sources:
+            total.update(source.counts)
+        return dict(total)
+
+
+def prepare(
+    ingredients: Mapping[str, Any],
+    make_rows: Callable[[dict[str, int]], Iterator[dict[str, list[int]]]],
+    cache_dir: Path,
+) -> Prepared:
+    """The prepared rows made by `make_rows(counts)`, unless the cache holds them.
+
+    `ingredients` is everything that decides the result; `make_rows` yields rows of int lists and counts into the dict it is given.
+    """
+    folder = cache_dir / _key(ingredients)
+    if not folder.exists():
+        from filelock import FileLock
+
+        cache_dir.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_suffix(".lock")):
+            if not folder.exists():
+                _write(folder, make_rows)
+    return Prepared(folder)
+
+
+def default_cache_dir() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "launcher" / "data"
+
+
+def _key(ingredients: Mapping[str, Any]) -> str:
+    here = Path(__file__).parent
+    parts = {"code": [file_digest(here / name) for name in ("sources.py", "render.py", "prepare.py")], **ingredients}
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _write(folder: Path, make_rows: Callable[[dict[str, int]], Iterator[dict[str, list[int]]]]) -> None:
+    import pyarrow
+
+    counts: dict[str, int] = {}
+    staged = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        rows = iter(make_rows(counts))
+        first = list(islice(rows, ROWS_PER_BATCH))
+        if not first:
+            raise DataError(
+                f"no row is left to train or evaluate on ({_said(counts)})",
+                fix="see data.on_truncate and data.max_length",
+            )
+        schema = pyarrow.schema([(name, pyarrow.list_(pyarrow.int32())) for name in first[0]])
+        with pyarrow.OSFile(str(staged / "rows.arrow"), "wb") as sink, pyarrow.ipc.new_file(sink, schema) as writer:
+            while first:
+                writer.write_batch(pyarrow.RecordBatch.from_pylist(first, schema))
+                first = list(islice(rows, ROWS_PER_BATCH))
+        (staged / "counts.json").write_text(json.dumps(counts))
+        os.replace(staged, folder)
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def _said(counts: dict[str, int]) -> str:
+    return ", ".join(f"{value} {name}" for name, value in counts.items()) or "the files hold none"

@@ -1,0 +1,122 @@
+"""The trained model as a plain Hugging Face folder, published only after a fresh process has proven it.
+
+export/   adapter_model.safetensors or model.safetensors, configuration, tokenizer, generation settings, model card
+proof/    what the live model said before the export was written, and the verdict
+"""
+
+import json
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from launcher import checkpoint, proof
+from launcher.errors import CheckpointError
+
+# Logits may differ from the live model's by this share of the largest logit. Unmerged tensors are bit-equal, so only the order of
+# additions can differ; merging rounds W + BA once to the type of W.
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
+REFERENCE_TOKENS = 256
+
+
+def export(
+    model: Any,
+    tokenizer: Any,
+    task: ModuleType,
+    adapter: ModuleType,
+    run_folder: Path,
+    batch: dict[str, Any],
+    card: str,
+    merge: bool,
+    verify: bool,
+) -> tuple[Path, dict[str, Any] | None]:
+    """Write, prove and publish `run_folder/export`. Returns the folder and the verdict (None when not verified).
+
+    `batch` holds padded held-out rows. The model is merged in place if `merge`. A failed proof leaves `export.rejected/` and raises.
+    """
+    model.eval()
+    inputs = {name: tensor[:, :REFERENCE_TOKENS].to(model.device) for name, tensor in batch.items() if name != "labels"}
+    with torch.no_grad():
+        logits = model(**inputs).logits.float()
+    if merge:
+        model = adapter.merge(model)
+    _name_base_for_good(model)
+    staged = run_folder / f".export-{secrets.token_hex(4)}"
+    try:
+        checkpoint.save_model(model, staged)
+        tokenizer.save_pretrained(staged)
+        if getattr(model, "generation_config", None) is not None:
+            model.generation_config.save_pretrained(staged)
+        (staged / "README.md").write_text(card, encoding="utf-8")
+        verdict = None
+        if verify:
+            _write_reference(run_folder / "proof", model, task, tokenizer, inputs, logits)
+            verdict = prove(staged, run_folder / "proof")
+            if not verdict["ok"]:
+                _set_aside(staged, run_folder / "export.rejected")
+                raise CheckpointError(
+                    f"the export is not the trained model: {'; '.join(verdict['problems'])}",
+                    where=str(run_folder / "export.rejected"),
+                )
+        final = run_folder / "export"
+        if final.exists():
+            _set_aside(final, run_folder / "export.previous")
+        checkpoint.publish(staged, final)
+        return final, verdict
+    finally:
+        shutil.rmtree(staged, ignore_errors=True)
+
+
+def prove(folder: Path, proof_folder: Path) -> dict[str, Any]:
+    """Load an export in a fresh process without the launcher and compare it with the reference of the live model."""
+    command = [sys.executable, "-P", str(Path(proof.__file__)), str(folder), str(proof_folder)]
+    clean = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+    }
+    done = subprocess.run(command, capture_output=True, text=True, env=clean, check=False)
+    try:
+        verdict = json.loads(done.stdout.strip().splitlines()[-1])
+    except (IndexError, ValueError):
+        verdict = {"ok": False, "problems": [(done.stderr.strip() or "the process said nothing").splitlines()[-1]]}
+    (proof_folder / "verdict.json").write_text(json.dumps(verdict, indent=1))
+    return verdict
+
+
+def _write_reference(
+    folder: Path, model: Any, task: ModuleType, tokenizer: Any, inputs: dict[str, Any], logits: torch.Tensor
+) -> None:
+    folder.mkdir(exist_ok=True)
+    tensors = {f"input.{name}": tensor.cpu().contiguous() for name, tensor in inputs.items()} | {"logits": logits.cpu()}
+    save_file(tensors, folder / "reference.safetensors")
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    facts = {
+        "auto_class": task.AUTO_CLASS,
+        "dtype": str(base.dtype).removeprefix("torch."),
+        "device": str(base.device),
+        "tolerance": TOLERANCE[base.dtype],
+        "vocabulary": base.get_input_embeddings().weight.shape[0],
+        "trust_remote_code": bool(getattr(base.config, "auto_map", None)),
+        "tensors": proof.fingerprints(model),
+    }
+    (folder / "reference.json").write_text(json.dumps(facts))
+
+
+def _name_base_for_good(model: Any) -> None:
+    """An adapter names its base model; a folder is named in full, so that the export loads from anywhere on this machine."""
+    for config in getattr(model, "peft_config", {}).values():
+        if config.base_model_name_or_path and Path(config.base_model_name_or_path).is_dir():
+            config.base_model_name_or_path = str(Path(config.base_model_name_or_path).resolve())
+
+
+def _set_aside(folder: Path, name: Path) -> None:
+    shutil.rmtree(name, ignore_errors=True)
+    os.replace(folder, name)

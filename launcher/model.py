@@ -1,0 +1,209 @@
+"""The base model and its tokenizer, from a folder, the hub, or a configuration; and what its shapes alone can tell."""
+
+import json
+import logging
+import warnings
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+import transformers
+
+from launcher import shipped
+from launcher.errors import EnvironmentProblem, RecipeError
+from launcher.losses import resolve_head
+from launcher.plan import ModelFacts
+from launcher.recipe import Recipe
+
+transformers.utils.logging.disable_progress_bar()
+# bitsandbytes, which PEFT imports where it is installed, asks for an optional CPU kernel of the hub at every start.
+logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+# PEFT still asks transformers for names that it is about to rename; a user can do nothing about that.
+warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def load_tokenizer(recipe: Recipe) -> Any:
+    """The tokenizer with what the recipe adds to it. Only fast tokenizers know where in the text a token stands."""
+    name = recipe.tokenizer.name_or_path or recipe.model.name_or_path
+    if name is None:
+        raise RecipeError("a model from model.init has no tokenizer of its own", fix="set tokenizer.name_or_path")
+    options = (
+        {"revision": recipe.model.revision} if recipe.tokenizer.name_or_path is None and recipe.model.revision else {}
+    )
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            name, trust_remote_code=recipe.model.trust_remote_code, **options
+        )
+    except (OSError, ValueError) as error:
+        raise EnvironmentProblem(f"the tokenizer cannot be loaded: {_first_line(error)}", where=str(name)) from error
+    if not tokenizer.is_fast:
+        raise EnvironmentProblem(
+            "this model has only a slow tokenizer", where=str(name), fix="convert it to tokenizer.json"
+        )
+    if recipe.tokenizer.add_tokens:
+        tokenizer.add_tokens(list(recipe.tokenizer.add_tokens))
+    if recipe.tokenizer.pad_token:
+        tokenizer.pad_token = recipe.tokenizer.pad_token
+    if recipe.tokenizer.chat_template:
+        tokenizer.chat_template = _text_of(recipe.tokenizer.chat_template)
+    return tokenizer
+
+
+def pad_token_id(tokenizer: Any) -> int:
+    """What fills a batch. Padding is masked and never a target, so any token does where the tokenizer names none."""
+    return next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
+
+
+def load_config(recipe: Recipe) -> tuple[Any, str]:
+    """The model's configuration and where it came from; published shapes of known models stand in where the hub is out of reach."""
+    section = recipe.model
+    if section.init is not None:
+        return _config_from(section.init), "model.init"
+    name = str(section.name_or_path)
+    try:
+        options = {"revision": section.revision} if section.revision else {}
+        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=section.trust_remote_code, **options)
+        return config, name
+    except (OSError, ValueError) as error:
+        known = shipped.folder("recipes") / "assets" / "configs" / f"{name.replace('/', '--')}.json"
+        if known.is_file():
+            return _config_from(str(known)), f"the shape that ships with the launcher ({known.name})"
+        raise EnvironmentProblem(
+            f"the model's configuration cannot be loaded: {_first_line(error)}", where=name
+        ) from error
+
+
+def load(recipe: Recipe, task: ModuleType, dtype: str, tokenizer: Any, gradient_checkpointing: bool) -> Any:
+    """The base model on the CPU, in train mode, with an embedding row for every token of the tokenizer."""
+    section = recipe.model
+    auto_class = getattr(transformers, task.AUTO_CLASS)
+    attention = section.attn_implementation or "sdpa"
+    if section.init is not None:
+        model = auto_class.from_config(
+            _config_from(section.init),
+            dtype=DTYPES[dtype],
+            attn_implementation=attention,
+            trust_remote_code=section.trust_remote_code,
+        )
+    else:
+        model = _pretrained(auto_class, section, dtype, attention)
+    _fit_vocabulary(model, recipe, tokenizer)
+    _check_positions(model.config, recipe)
+    if gradient_checkpointing:
+        model.config.use_cache = False
+        enable = getattr(
+            model, "activation_checkpointing_enable", model.gradient_checkpointing_enable
+        )  # renamed in 5.20
+        enable({"use_reentrant": False})
+        if recipe.method != "full":
+            model.enable_input_require_grads()
+    return model.train()
+
+
+def facts(recipe: Recipe, task: ModuleType, adapter: ModuleType) -> ModelFacts:
+    """Count parameters and resolve the head on a model without storage."""
+    config, source = load_config(recipe)
+    with torch.device("meta"):
+        model = getattr(transformers, task.AUTO_CLASS).from_config(
+            config, trust_remote_code=recipe.model.trust_remote_code
+        )
+        model = adapter.apply(model, recipe.adapter)
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    head, reason = resolve_head(base)
+    asked = recipe.loss.implementation
+    loss = "torch" if asked == "torch" or head is None else "fused"
+    return ModelFacts(
+        architecture=type(base).__name__,
+        parameters=sum(p.numel() for p in model.parameters()),
+        trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
+        max_positions=getattr(config.get_text_config(), "max_position_embeddings", None),
+        has_dropout=any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in model.modules()),
+        loss=loss,
+        loss_reason="loss.implementation" if asked != "auto" else f"auto: {reason}",
+        source=source,
+    )
+
+
+def check_packing(model: Any, device: torch.device) -> None:
+    """Prove on this model that packed examples do not see each other: changing one must leave the other's states bit-equal."""
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    ids = torch.arange(2, 14, device=device).remainder(base.config.get_text_config().vocab_size).unsqueeze(0)
+    positions = torch.tensor([[*range(5), *range(7)]], device=device)
+    changed = ids.clone()
+    changed[0, 2] = (ids[0, 2] + 7) % base.config.get_text_config().vocab_size
+    was_training = base.training
+    base.eval()
+    with torch.no_grad():
+        first, second = (
+            base.base_model(input_ids=i, position_ids=positions, use_cache=False).last_hidden_state[:, 5:]
+            for i in (ids, changed)
+        )
+    base.train(was_training)
+    if not torch.equal(first, second):
+        raise RecipeError(
+            f"data.packing: {type(base).__name__} with {base.config._attn_implementation} attention lets packed examples see each other",
+            fix="set data.packing=false, or another model.attn_implementation",
+        )
+
+
+def _pretrained(auto_class: Any, section: Any, dtype: str, attention: str) -> Any:
+    options = {"revision": section.revision} if section.revision else {}
+    try:
+        return auto_class.from_pretrained(
+            section.name_or_path,
+            dtype=DTYPES[dtype],
+            attn_implementation=attention,
+            trust_remote_code=section.trust_remote_code,
+            **options,
+        )
+    except (OSError, ValueError, ImportError) as error:
+        raise EnvironmentProblem(
+            f"the model cannot be loaded: {_first_line(error)}", where=str(section.name_or_path)
+        ) from error
+
+
+def _config_from(init: Any) -> Any:
+    """A configuration from a mapping with `model_type`, or from a .json file that holds one."""
+    values = dict(init) if not isinstance(init, str) else json.loads(Path(init).read_text(encoding="utf-8"))
+    values = {key: value for key, value in values.items() if not key.startswith("_")}
+    model_type = values.pop("model_type", None)
+    if model_type is None:
+        raise RecipeError("model.init has no model_type", fix="name the architecture, for example model_type: llama")
+    try:
+        return transformers.AutoConfig.for_model(model_type, **values)
+    except (ValueError, TypeError) as error:
+        raise RecipeError(f"model.init is no valid {model_type} configuration: {_first_line(error)}") from error
+
+
+def _fit_vocabulary(model: Any, recipe: Recipe, tokenizer: Any) -> None:
+    rows = model.get_input_embeddings().weight.shape[0]
+    if len(tokenizer) <= rows:
+        return
+    if recipe.method != "full" and not recipe.adapter.modules_to_save:
+        raise RecipeError(
+            f"the tokenizer has {len(tokenizer)} tokens, the model {rows} embedding rows, and method {recipe.method} trains none",
+            fix="list the embedding and the head under adapter.modules_to_save",
+        )
+    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+
+
+def _check_positions(config: Any, recipe: Recipe) -> None:
+    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if limit is not None and recipe.data.max_length > limit:
+        raise RecipeError(
+            f"data.max_length {recipe.data.max_length} is more than the {limit} positions of the model",
+            where=recipe.origin("data.max_length"),
+        )
+
+
+def _text_of(template: str) -> str:
+    path = Path(template)
+    is_file = "{" not in template and path.is_file()
+    return path.read_text(encoding="utf-8") if is_file else template
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

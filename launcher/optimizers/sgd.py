@@ -1,0 +1,27 @@
+"""Stochastic gradient descent, with momentum if asked for."""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from launcher.schema import Section
+
+
+class Config(Section):
+    name: str = "sgd"
+    learning_rate: Annotated[float, Field(gt=0)] = 1e-2
+    """Peak learning rate."""
+    momentum: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the last update that is kept."""
+    nesterov: bool = False
+    """Look ahead along the momentum (needs momentum above 0)."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """L2 penalty; norms and biases are left out."""
+
+
+def build(param_groups: list[dict[str, Any]], config: Config) -> Any:
+    import torch
+
+    return torch.optim.SGD(
+        param_groups, lr=config.learning_rate, momentum=config.momentum, nesterov=config.nesterov, fused=True
+    )

@@ -1,0 +1,97 @@
+"""Which folder a run writes to, and from which checkpoint it goes on. No run is ever overwritten."""
+
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher import log
+from launcher.checkpoint import Checkpoint, Checkpoints
+from launcher.engine import Engine
+from launcher.errors import CheckpointError, RecipeError
+from launcher.recipe import Recipe
+
+MARKS = ("recipe.yaml", "attempts.jsonl", "checkpoints")  # any of them makes a folder a run's
+
+
+@dataclass(frozen=True)
+class Place:
+    """The run folder, its checkpoints, and the checkpoint to go on from, if any."""
+
+    folder: Path
+    checkpoints: Checkpoints
+    resume_from: Checkpoint | None
+
+    @property
+    def first_step(self) -> int:
+        return self.resume_from.step if self.resume_from else 0
+
+
+def choose(recipe: Recipe, resume: str | None, engine: Engine) -> Place:
+    """Decide on rank zero, for all ranks. `resume` is None, `auto`, a run folder or a checkpoint folder."""
+    outcome = None
+    if engine.is_main:
+        try:
+            outcome = _folder(recipe, resume)
+            outcome[0].mkdir(parents=True, exist_ok=True)
+        except (RecipeError, CheckpointError) as error:
+            outcome = error
+    outcome = engine.broadcast(outcome)
+    if isinstance(outcome, Exception):
+        raise outcome
+    folder, single = outcome
+    checkpoints = Checkpoints(folder, recipe.checkpoint.save_total_limit, engine)
+    if single is not None:
+        checkpoints.go_back_to(single)
+    found = checkpoints.newest_good() if resume is not None else None
+    if single is not None and (found is None or found.step != single):
+        raise CheckpointError(
+            "this checkpoint does not verify", where=str(resume), fix="--resume auto takes the newest good one"
+        )
+    if found is not None:
+        log.say(f"resuming {folder} from step {found.step}")
+    elif resume is not None:
+        log.say(f"nothing to resume in {folder}: starting from step 0")
+    return Place(folder, checkpoints, found)
+
+
+def _folder(recipe: Recipe, resume: str | None) -> tuple[Path, int | None]:
+    """The run folder, and the step if one certain checkpoint was asked for."""
+    if resume not in (None, "auto"):
+        return _named(Path(str(resume)))
+    if recipe.output_dir is None:
+        return _new_or_newest(recipe, resume == "auto"), None
+    folder = Path(recipe.output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise RecipeError("output_dir is a file", where=str(folder))
+    is_run = any((folder / mark).exists() for mark in MARKS)
+    if is_run and resume is None:
+        raise RecipeError(
+            "this folder holds a run", where=str(folder), fix="go on with --resume auto, or choose another output_dir"
+        )
+    if folder.exists() and not is_run and any(folder.iterdir()):
+        raise RecipeError(
+            "output_dir is neither empty nor a run folder", where=str(folder), fix="choose another output_dir"
+        )
+    return folder, None
+
+
+def _named(path: Path) -> tuple[Path, int | None]:
+    if (path / "checkpoints").is_dir():
+        return path, None
+    if (path / "MANIFEST.json").is_file() and path.name.startswith("step-"):
+        return path.parent.parent, Checkpoint(path).step
+    raise CheckpointError(
+        "neither a run folder nor a checkpoint", where=str(path), fix="give RUN or RUN/checkpoints/step-NNNNNNNN"
+    )
+
+
+def _new_or_newest(recipe: Recipe, resume: bool) -> Path:
+    """runs/<name>-<time>: a new one, or with `--resume auto` the newest that is there."""
+    runs = Path("runs")
+    if resume and (
+        there := sorted(path for path in runs.glob(f"{recipe.name}-*") if (path / "attempts.jsonl").exists())
+    ):
+        return there[-1]
+    base = runs / f"{recipe.name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    taken = (base.with_name(f"{base.name}-{number}") for number in range(2, 1000))
+    return base if not base.exists() else next(path for path in taken if not path.exists())

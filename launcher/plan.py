@@ -1,0 +1,346 @@
+"""All numbers that a run derives from its recipe and its world, each with where it came from. Pure: no torch, no files."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from launcher.data.order import Order
+from launcher.errors import RecipeError
+from launcher.recipe import Recipe
+
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+
+
+@dataclass(frozen=True)
+class World:
+    """Where a run takes place. `device` is cpu or cuda; `bf16` says whether the hardware multiplies bf16 quickly."""
+
+    nodes: int = 1
+    processes_per_node: int = 1
+    device: str = "cpu"
+    bf16: bool = False
+    cores_per_node: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
+
+    @property
+    def size(self) -> int:
+        return self.nodes * self.processes_per_node
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the shapes alone tell of a model with its adapter; no weight is read for it."""
+
+    architecture: str
+    parameters: int
+    trainable: int
+    max_positions: int | None
+    has_dropout: bool
+    loss: str
+    loss_reason: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The derived numbers of one run. `origins` says for each field where its value came from."""
+
+    name: str
+    task: str
+    method: str
+    seed: int
+    nodes: int
+    processes_per_node: int
+    world_size: int
+    device: str
+    threads_per_process: int
+    strategy: str
+    timeout_minutes: int
+    precision: str
+    model_dtype: str
+    gradient_checkpointing: bool
+    max_grad_norm: float | None
+    global_batch_size: int
+    per_device_train_batch_size: int
+    gradient_accumulation_steps: int
+    micro_batches_per_step: int
+    per_device_eval_batch_size: int
+    packing: bool
+    max_length: int
+    train_rows: int | None
+    rows_per_epoch: int | None
+    steps_per_epoch: int | None
+    total_steps: int | None
+    schedule: str
+    learning_rate: float
+    warmup_steps: int | None
+    decay_steps: int | None
+    min_lr_ratio: float
+    eval_steps: int | None
+    save_steps: int | None
+    save_total_limit: int
+    logging_steps: int
+    loss: str
+    model: str
+    parameters: int | None
+    trainable_parameters: int | None
+    weight_bytes_per_rank: int | None
+    gradient_bytes_per_rank: int | None
+    optimizer_bytes_per_rank: int | None
+    same_result: str
+    origins: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def as_json(self) -> dict[str, Any]:
+        """name -> {value, origin}, for plan.json and `plan --json`."""
+        values = asdict(self)
+        values.pop("origins")
+        return {"values": {key: {"value": value, "origin": self.origins[key]} for key, value in values.items()}}
+
+    def as_text(self) -> str:
+        rows = [(key, _shown(cell["value"]), cell["origin"]) for key, cell in self.as_json()["values"].items()]
+        wide, wider = max(len(r[0]) for r in rows), min(44, max(len(r[1]) for r in rows))
+        return "\n".join(f"  {key:<{wide}}  {value:<{wider}}  {origin}" for key, value, origin in rows)
+
+
+def make(recipe: Recipe, world: World, facts: ModelFacts | None, order: "OrderOf | None", data_note: str = "") -> Plan:
+    """Derive the plan. `order` makes the data order for a global batch size, or is None where the data cannot be read
+    (`data_note` says why); numbers that depend on what is missing are None."""
+    notes = _Notes(recipe)
+    _identity(notes, recipe)
+    _world(notes, recipe, world)
+    _batch(notes, recipe, world)
+    _precision(notes, recipe, world)
+    _steps(notes, recipe, order, data_note)
+    _rhythm(notes, recipe)
+    _memory(notes, facts)
+    _sameness(notes, facts)
+    return Plan(**notes.values, origins=notes.origins)
+
+
+OrderOf = Any  # Callable[[int], Order]; spelled loosely because dataclasses.asdict must not meet it
+
+
+class _Notes:
+    """The values while they are being derived, each with its origin."""
+
+    def __init__(self, recipe: Recipe):
+        self.recipe, self.values, self.origins = recipe, {}, {}
+
+    def take(self, name: str, key: str, value: Any) -> Any:
+        """A value as the recipe has it (or its default)."""
+        return self.put(name, value, self.recipe.origin(key))
+
+    def put(self, name: str, value: Any, origin: str) -> Any:
+        self.values[name], self.origins[name] = value, origin
+        return value
+
+    def __getitem__(self, name: str) -> Any:
+        return self.values[name]
+
+
+def _identity(notes: _Notes, recipe: Recipe) -> None:
+    notes.take("name", "name", recipe.name)
+    notes.take("task", "task", recipe.task)
+    notes.take("method", "method", recipe.method)
+    notes.take("seed", "seed", recipe.seed)
+
+
+def _world(notes: _Notes, recipe: Recipe, world: World) -> None:
+    notes.put("nodes", world.nodes, "the world")
+    notes.put("processes_per_node", world.processes_per_node, "the world")
+    notes.put("world_size", world.size, "computed: nodes x processes_per_node")
+    notes.put("device", world.device, "the world")
+    threads = max(1, world.cores_per_node // world.processes_per_node)
+    notes.put("threads_per_process", threads, f"computed: {world.cores_per_node} cores / processes_per_node")
+    strategy = recipe.distributed.strategy
+    if strategy == "auto":
+        notes.put("strategy", "ddp" if world.size > 1 else "none", "auto: ddp for more than one process, else none")
+    elif strategy == "none" and world.size > 1:
+        raise RecipeError(
+            f"distributed.strategy none trains one process, but there are {world.size}",
+            where=recipe.origin("distributed.strategy"),
+            fix="use auto or ddp",
+        )
+    else:
+        notes.take("strategy", "distributed.strategy", strategy)
+    notes.take("timeout_minutes", "distributed.timeout_minutes", recipe.distributed.timeout_minutes)
+
+
+def _batch(notes: _Notes, recipe: Recipe, world: World) -> None:
+    """Two of the three batch numbers give the third for this world; what is not given falls back to a small default."""
+    t = recipe.training
+    whole, per_device, accumulation = t.global_batch_size, t.per_device_train_batch_size, t.gradient_accumulation_steps
+    if whole is None and (per_device is None or accumulation is None):
+        if per_device is None and accumulation is None:
+            whole = notes.put("global_batch_size", 8, "default")
+        elif accumulation is None:
+            accumulation = notes.put("gradient_accumulation_steps", 1, "default")
+    if per_device is None and (whole is None or accumulation is None):
+        per_device = notes.put("per_device_train_batch_size", 1, "default")
+    for name, value in (
+        ("global_batch_size", t.global_batch_size),
+        ("per_device_train_batch_size", t.per_device_train_batch_size),
+        ("gradient_accumulation_steps", t.gradient_accumulation_steps),
+    ):
+        if value is not None:
+            notes.take(name, f"training.{name}", value)
+    if whole is None:
+        notes.put(
+            "global_batch_size",
+            per_device * accumulation * world.size,
+            "computed: per device x accumulation x world size",
+        )
+    elif accumulation is None:
+        _divide(notes, "gradient_accumulation_steps", whole, per_device, world)
+    elif per_device is None:
+        _divide(notes, "per_device_train_batch_size", whole, accumulation, world)
+    notes.put(
+        "micro_batches_per_step",
+        notes["gradient_accumulation_steps"] * world.size,
+        "computed: accumulation x world size",
+    )
+    given = recipe.evaluation.per_device_eval_batch_size
+    if given is None:
+        notes.put("per_device_eval_batch_size", notes["per_device_train_batch_size"], "as per_device_train_batch_size")
+    else:
+        notes.take("per_device_eval_batch_size", "evaluation.per_device_eval_batch_size", given)
+
+
+def _divide(notes: _Notes, name: str, whole: int, other: int, world: World) -> None:
+    quotient, rest = divmod(whole, other * world.size)
+    if rest:
+        fitting = [w for w in range(1, whole + 1) if whole % (other * w) == 0]
+        known = "per_device_train_batch_size" if name.startswith("gradient") else "gradient_accumulation_steps"
+        sizes = f"world sizes that fit: {', '.join(map(str, fitting))}" if fitting else f"{known} must divide it"
+        raise RecipeError(
+            f"training.global_batch_size {whole} is not a multiple of {known} {other} x {world.size} processes",
+            where=notes.recipe.origin("training.global_batch_size"),
+            fix=sizes,
+        )
+    notes.put(name, quotient, f"computed: {whole} / ({other} x {world.size} processes)")
+
+
+def _precision(notes: _Notes, recipe: Recipe, world: World) -> None:
+    precision = recipe.training.precision
+    if precision == "auto" and world.device == "cpu":
+        precision = notes.put(
+            "precision",
+            "bf16" if world.bf16 else "fp32",
+            "auto: this CPU "
+            + ("has AMX tiles for bf16" if world.bf16 else "has no AMX tiles, so bf16 would be slower"),
+        )
+    elif precision == "auto":
+        precision = notes.put(
+            "precision", "bf16" if world.bf16 else "fp16", f"auto: the GPU has {'' if world.bf16 else 'no '}bf16"
+        )
+    else:
+        if precision == "fp16" and world.device == "cpu":
+            raise RecipeError(
+                "fp16 needs a GPU", where=recipe.origin("training.precision"), fix="use auto, bf16 or fp32"
+            )
+        notes.take("precision", "training.precision", precision)
+    compute = "fp32" if precision in ("fp32", "tf32") else precision
+    if recipe.model.dtype != "auto":
+        notes.take("model_dtype", "model.dtype", recipe.model.dtype)
+    elif recipe.method == "full":
+        notes.put("model_dtype", "fp32", "auto: weights that are trained are kept in fp32")
+    else:
+        notes.put("model_dtype", compute, "auto: frozen weights are kept in the compute precision")
+    notes.take("gradient_checkpointing", "training.gradient_checkpointing", recipe.training.gradient_checkpointing)
+    notes.take("max_grad_norm", "training.max_grad_norm", recipe.training.max_grad_norm)
+    notes.take("packing", "data.packing", recipe.data.packing)
+    notes.take("max_length", "data.max_length", recipe.data.max_length)
+
+
+def _steps(notes: _Notes, recipe: Recipe, order_of: OrderOf | None, data_note: str) -> None:
+    epochs, max_steps = recipe.training.num_train_epochs, recipe.training.max_steps
+    order: Order | None = order_of(notes["global_batch_size"]) if order_of else None
+    if order is None:
+        for name in ("train_rows", "rows_per_epoch", "steps_per_epoch"):
+            notes.put(name, None, f"unknown: {data_note}")
+    else:
+        notes.put("train_rows", len(order.lengths), "counted: prepared examples")
+        packed = f"packed to at most {order.capacity} tokens" if order.capacity else "one example each"
+        notes.put("rows_per_epoch", len(order.units(0)), f"computed: {packed}")
+        notes.put("steps_per_epoch", order.steps_in(0), "computed: rows_per_epoch / global_batch_size, rounded up")
+    if max_steps is not None:
+        notes.take("total_steps", "training.max_steps", max_steps)
+    elif order is None:
+        notes.put("total_steps", None, f"unknown: {data_note}")
+    else:
+        notes.put("total_steps", order.total_steps(epochs), f"computed: {epochs:g} epochs")
+
+
+def _rhythm(notes: _Notes, recipe: Recipe) -> None:
+    total = notes["total_steps"]
+    scheduler = recipe.scheduler
+    notes.take("schedule", "scheduler.name", scheduler.name)
+    notes.take("learning_rate", "optimizer.learning_rate", recipe.optimizer.learning_rate)
+    _share(notes, "warmup_steps", "scheduler.warmup_steps", scheduler.warmup_steps, total, least=0)
+    if scheduler.name == "wsd":
+        decay = 0.2 if scheduler.decay_steps is None else scheduler.decay_steps
+        _share(notes, "decay_steps", "scheduler.decay_steps", decay, total)
+    else:
+        notes.put("decay_steps", None, "only for wsd")
+    notes.take("min_lr_ratio", "scheduler.min_lr_ratio", scheduler.min_lr_ratio)
+    _share(notes, "eval_steps", "evaluation.eval_steps", recipe.evaluation.eval_steps, total)
+    _share(notes, "save_steps", "checkpoint.save_steps", recipe.checkpoint.save_steps, total)
+    notes.take("save_total_limit", "checkpoint.save_total_limit", recipe.checkpoint.save_total_limit)
+    notes.take("logging_steps", "logging.logging_steps", recipe.logging.logging_steps)
+
+
+def _share(notes: _Notes, name: str, key: str, value: float | None, total: int | None, least: int = 1) -> None:
+    """A number of steps, or below 1 a share of all steps."""
+    if value is None:
+        notes.put(name, None, "default: only at the end")
+    elif value >= 1 or value == 0:
+        notes.take(name, key, int(value))
+    elif total is None:
+        notes.put(name, None, "unknown: a share of total_steps")
+    else:
+        origin = f"computed: {value:g} of total_steps ({notes.recipe.origin(key)})"
+        notes.put(name, max(least, round(value * total)), origin)
+
+
+def _memory(notes: _Notes, facts: ModelFacts | None) -> None:
+    """Bytes a rank holds whatever the batch: weights, gradients and AdamW's or momentum's state (fp32, unsharded)."""
+    if facts is None:
+        for name in ("parameters", "trainable_parameters", "weight_bytes_per_rank", "gradient_bytes_per_rank"):
+            notes.put(name, None, "unknown: the model's configuration cannot be read")
+        notes.put("optimizer_bytes_per_rank", None, "unknown: the model's configuration cannot be read")
+        notes.put("loss", "auto", "chosen when the model is loaded")
+        notes.put("model", "unknown", "the model's configuration cannot be read")
+        return
+    size = BYTES[notes["model_dtype"]]
+    trained = 4 if notes["method"] != "full" else size
+    notes.put("loss", facts.loss, facts.loss_reason)
+    notes.put("model", facts.architecture, facts.source)
+    notes.put("parameters", facts.parameters, "counted on the shapes")
+    notes.put("trainable_parameters", facts.trainable, "counted on the shapes")
+    frozen = facts.parameters - facts.trainable
+    notes.put("weight_bytes_per_rank", frozen * size + facts.trainable * trained, "computed: parameters x their bytes")
+    notes.put("gradient_bytes_per_rank", facts.trainable * trained, "computed: trainable x their bytes")
+    states = _optimizer_states(notes.recipe)
+    notes.put(
+        "optimizer_bytes_per_rank", facts.trainable * trained * states, f"computed: {states} states a trained parameter"
+    )
+
+
+def _optimizer_states(recipe: Recipe) -> int:
+    if recipe.optimizer.name == "sgd":
+        return int(recipe.optimizer.momentum > 0)
+    return 2
+
+
+def _sameness(notes: _Notes, facts: ModelFacts | None) -> None:
+    if facts is not None and facts.has_dropout:
+        text = "equal on any number of ranks for the same per_device_train_batch_size (the model has dropout)"
+    else:
+        text = "equal to rounding however global_batch_size is sliced (no dropout)"
+    notes.put("same_result", text, "computed: from the model's dropout")
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) and value >= 10_000 else str(value)

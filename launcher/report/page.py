@@ -1,0 +1,176 @@
+"""Puts a run's facts, charts and files together and fills the page's template, which escapes everything by itself."""
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import jinja2
+
+from launcher.report import words
+from launcher.report.charts import Drawing, Series, Steps, draw
+from launcher.report.facts import Facts, gather, values_of
+from launcher.run_folder import RunFolder
+
+WIDE, NARROW, SMALL = (1080, 330), (400, 300), (400, 200)
+SAMPLES_SHOWN = 3
+# What the headline says first; an evaluation has some of them.
+HEADLINE_METRICS = ("eval/loss", "eval/perplexity", "eval/token_f1", "eval/token_accuracy", "eval/f1", "eval/accuracy")
+TITLES = {
+    "train/learning_rate": "Learning rate",
+    "train/grad_norm": "Gradient norm",
+    "train/tokens_per_second": "Tokens per second",
+    "train/peak_memory_gib": "Peak memory (GiB)",
+}
+
+
+@dataclass(frozen=True)
+class Change:
+    """A metric of the evaluation before and after training."""
+
+    metric: str
+    title: str
+    before: float
+    after: float
+    best: float
+    best_step: int
+
+    @property
+    def verdict(self) -> str:
+        return words.verdict(self.metric, self.before, self.after)
+
+    @property
+    def arrow(self) -> str:
+        return "▲" if self.after > self.before else "▼" if self.after < self.before else "="
+
+    @property
+    def difference(self) -> str:
+        value = self.after - self.before
+        return ("+" if value > 0 else "") + words.number(value)
+
+    @property
+    def percent(self) -> str:
+        return words.percent(self.before, self.after)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One chart with its title; `narrow` is the same chart for a telephone, where a wide one would be too small."""
+
+    metric: str
+    title: str
+    wide: Drawing
+    narrow: Drawing | None = None
+
+
+def render(folder: RunFolder) -> str:
+    """The whole page as text. Parts that the run does not have are left out with a sentence."""
+    facts = gather(folder)
+    steps = _steps(facts)
+    plan, environment, samples = folder.plan(), folder.environment(), folder.samples()
+    return _template().render(
+        facts=facts,
+        path=str(folder.path),
+        changes=changes(facts.evaluations),
+        loss=_loss_figure(facts, steps),
+        figures=_small_figures(facts, steps),
+        moments=_moments(facts),
+        samples=samples,
+        samples_shown=SAMPLES_SHOWN,
+        plan=_plan_rows(plan),
+        recipe=[_yaml_line(line) for line in folder.recipe_text().splitlines()],
+        environment=environment,
+        unreadable=folder.unreadable,
+    )
+
+
+def changes(evaluations: list[dict[str, Any]]) -> list[Change]:
+    """First against last evaluation, the headline's metrics first. One evaluation alone gives no change."""
+    if len(evaluations) < 2:
+        return []
+    metrics = [key for key in evaluations[-1] if key.startswith("eval/")]
+    rows = []
+    for metric in sorted(metrics, key=lambda m: (HEADLINE_METRICS + (m,)).index(m)):
+        values = values_of(evaluations, metric)
+        if len(values) >= 2:
+            choose = min if words.lower_is_better(metric) else max
+            best_step, best = choose(values, key=lambda pair: pair[1])
+            rows.append(Change(metric, words.title_of(metric), values[0][1], values[-1][1], best, best_step))
+    return rows
+
+
+def _steps(facts: Facts) -> Steps:
+    logged = [record["step"] for record in facts.train + facts.evaluations]
+    resumed_at = [float(a.first_step) for a in facts.attempts[1:] if isinstance(a.first_step, int)]
+    return Steps(0, max(logged, default=0), resumed_at)
+
+
+def _loss_figure(facts: Facts, steps: Steps) -> Figure | None:
+    train, evaluated = values_of(facts.train, "train/loss"), values_of(facts.evaluations, "eval/loss")
+    series = [Series("training", train, smooth=True)] if train else []
+    series += [Series("evaluation", evaluated, look="dots")] if evaluated else []
+    if not series:
+        return None
+    return Figure(
+        "loss",
+        "Loss",
+        draw(series, WIDE, steps, label_width=78),
+        draw(series, NARROW, steps, label_width=66),
+    )
+
+
+def _small_figures(facts: Facts, steps: Steps) -> list[Figure]:
+    """One chart for every other number that was logged: evaluation first, then training."""
+    figures = []
+    for records, look in ((facts.evaluations, "dots"), (facts.train, "line")):
+        names = dict.fromkeys(key for record in records for key in record if "/" in key)
+        for metric in names:
+            points = values_of(records, metric)
+            if points and metric not in ("train/loss", "eval/loss"):
+                title = TITLES.get(metric, words.title_of(metric))
+                smooth = metric in ("train/grad_norm", "train/tokens_per_second")
+                series = [Series(title, points, look, smooth)]
+                figures.append(Figure(metric, title, draw(series, SMALL, steps)))
+    return figures
+
+
+def _moments(facts: Facts) -> str:
+    """Epoch and tokens at every logged training step, for the line above the charts."""
+    known = [r for r in facts.train if words.is_number(r.get("epoch")) or words.is_number(r.get("tokens"))]
+    stride = len(known) // 1000 + 1
+    return json.dumps([[r["step"], r.get("epoch"), r.get("tokens")] for r in known[::stride]])
+
+
+def _plan_rows(plan: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """(name, value, origin) of every planned value; what the file holds besides them comes after, without an origin."""
+    values = plan.get("values")
+    planned = values if isinstance(values, dict) else {}
+    rows = []
+    for name, entry in planned.items():
+        known = isinstance(entry, dict) and "value" in entry
+        value, origin = (entry["value"], entry.get("origin") or "") if known else (entry, "")
+        rows.append((name, words.any_json(value), str(origin)))
+    return rows + [(name, words.any_json(value), "") for name, value in plan.items() if name != "values"]
+
+
+def _yaml_line(line: str) -> tuple[str, str, str]:
+    """(indent and dash, key with its colon, rest), so that the template can set keys apart and escape each."""
+    body = line.lstrip(" -")
+    key, colon, rest = body.partition(":")
+    if not colon or not key.replace("_", "").isalnum() or (rest and rest[0] != " "):
+        return line, "", ""
+    return line[: len(line) - len(body)], key + colon, rest
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("launcher.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    named = (words.number, words.duration, words.moment, words.any_json, words.short)
+    environment.filters |= {function.__name__: function for function in named}
+    return environment.get_template("page.html")

@@ -1,0 +1,91 @@
+"""How numbers, times and changes are written for a reader: four significant digits, units, a real minus sign."""
+
+import json
+import math
+from datetime import UTC, datetime
+from typing import Any
+
+LOWER_IS_BETTER = ("loss", "perplexity", "error")
+NOTHING = "–"
+
+
+def is_number(value: Any) -> bool:
+    """True for a finite number; booleans, NaN and infinity are none."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def number(value: Any) -> str:
+    """2.1034 -> 2.103, 40960 -> 40,960, 0.0002 -> 2e-4; what is not a number comes back as text."""
+    if not is_number(value):
+        return NOTHING if value is None else str(value)
+    if isinstance(value, int) or 1000 <= abs(value) < 1e15:
+        return f"{value:,.0f}".replace("-", "−")
+    if value and not 1e-3 <= abs(value) < 1e15:
+        mantissa, _, exponent = f"{value:.3e}".partition("e")
+        return f"{mantissa.rstrip('0').rstrip('.')}e{int(exponent)}".replace("-", "−")
+    power = int(f"{value:.3e}".partition("e")[2])  # after rounding: 0.99999 is written 1.000
+    return f"{value:.{max(0, 3 - power)}f}".replace("-", "−") if value else "0"
+
+
+def short(value: float) -> str:
+    """Four characters or so for an axis or a table cell: 40960 -> 41k, 1.2e6 -> 1.2M."""
+    for size, letter in ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{letter}".replace("-", "−")
+    if value and abs(value) < 1e-3:
+        mantissa, _, exponent = f"{value:.1e}".partition("e")
+        return f"{mantissa.removesuffix('.0')}e{int(exponent)}".replace("-", "−")
+    return f"{value:.4g}".replace("-", "−")
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return NOTHING
+    if seconds < 60:
+        return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.1f} s"
+    minutes, hours = seconds / 60, seconds / 3600
+    if minutes < 60:
+        return f"{int(minutes)} min {int(seconds % 60)} s"
+    return f"{int(hours)} h {int(minutes % 60)} min" if hours < 48 else f"{hours / 24:.1f} days"
+
+
+def moment(unix_seconds: float | None) -> str:
+    """A time that means the same to every reader: 2026-03-02 14:05 UTC."""
+    if not is_number(unix_seconds):
+        return NOTHING
+    return datetime.fromtimestamp(unix_seconds or 0.0, UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def percent(before: float, after: float) -> str:
+    """The relative change with its sign; a dash where there is nothing to be relative to."""
+    if not before:
+        return NOTHING
+    share = (after - before) / abs(before) * 100
+    return f"{share:+.1f}\u202f%".replace("-", "−") if abs(share) < 1000 else f"×{number(after / before)}"
+
+
+def lower_is_better(metric: str) -> bool:
+    return metric.endswith(LOWER_IS_BETTER)
+
+
+def verdict(metric: str, before: float, after: float) -> str:
+    """better | worse | same."""
+    if before == after:
+        return "same"
+    return "better" if (after < before) == lower_is_better(metric) else "worse"
+
+
+def title_of(metric: str) -> str:
+    """eval/token_f1 -> Token F1."""
+    words = metric.partition("/")[2] or metric
+    text = words.replace("/", " ").replace("_", " ").replace("gib", "(GiB)")
+    return " ".join("F1" if word == "f1" else word for word in (text[:1].upper() + text[1:]).split(" "))
+
+
+def any_json(value: Any) -> str:
+    """A value of a JSON file as one reads it: text as it is, the rest as JSON."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
+        return f"{value:.1f}"
+    return json.dumps(value, ensure_ascii=False, indent=2 if isinstance(value, dict) and len(value) > 3 else None)

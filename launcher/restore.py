@@ -1,0 +1,48 @@
+"""A finished or interrupted run, taken up again on one process to evaluate, generate or export."""
+
+from pathlib import Path
+
+from launcher import checkpoint, engine, log, recipe, run
+from launcher.checkpoint import Checkpoint, Checkpoints
+from launcher.engine import Engine
+from launcher.errors import CheckpointError, EnvironmentProblem
+from launcher.evaluate import Exam
+from launcher.run import Progress, Run
+
+
+def restore(folder: Path, step: int | None = None) -> Run:
+    """The run with the weights of one checkpoint: `step`, else its best, else its newest good one."""
+    if not (folder / "recipe.yaml").is_file():
+        raise EnvironmentProblem(
+            "not a run folder: it holds no recipe.yaml", where=str(folder), fix="see `launcher runs`"
+        )
+    loaded = recipe.load(folder / "recipe.yaml")
+    prepared = run.prepare_all(loaded, engine.world())
+    running = Engine(prepared.plan)
+    checkpoints = Checkpoints(folder, loaded.checkpoint.save_total_limit, running)
+    chosen = _choose(checkpoints, step)
+    objective = run.build_objective(prepared)
+    checkpoint.load_model(objective.model, chosen.folder / "model")
+    running.place(objective)
+    log.say(f"{folder}: step {chosen.step}")
+    exam = Exam.of(loaded, prepared.task, prepared.tokenizer)
+    return Run(prepared, running, objective, exam, folder, checkpoints, Progress(**chosen.state["progress"]))
+
+
+def _choose(checkpoints: Checkpoints, step: int | None) -> Checkpoint:
+    published = {c.step: c for c in checkpoints.published()}
+    if not published:
+        raise CheckpointError("this run has no checkpoint", where=str(checkpoints.root))
+    newest = max(published)
+    wanted = step if step is not None else published[newest].state["progress"]["best_step"] or newest
+    if wanted not in published:
+        raise CheckpointError(
+            f"no checkpoint of step {wanted}",
+            where=str(checkpoints.root),
+            fix=f"there are {', '.join(map(str, published))}",
+        )
+    if problems := published[wanted].problems():
+        raise CheckpointError(
+            "; ".join(problems[:3]), where=str(published[wanted].folder), fix="choose another with --step"
+        )
+    return published[wanted]

@@ -1,0 +1,192 @@
+"""Contradictions between keys that are each right alone, and what this version does not do yet.
+
+To add a rule, write a generator of (key, problem) and list it in `RULES`. A feature that works leaves `UNSUPPORTED`.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+from launcher import local_files, parts
+from launcher.schema import Evaluation, Sections
+from launcher.section import Section, forget_reads, note_reads
+from launcher.suggest import did_you_mean
+
+Finding = tuple[str, str]
+
+# key -> (the values that work, what to do instead)
+UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
+    "data.clean": (((),), "clean the files beforehand"),
+    "data.augment": (((),), "augment the files beforehand"),
+    "data.streaming": ((False,), "rows are prepared once and read from disk, which needs little memory"),
+    "stages": (((),), "run one recipe per stage, each starting from the export of the one before"),
+    "sweep": ((None,), "run the recipe once per value, with key.path=value on the command line"),
+    "slurm": ((None,), "start it with srun or sbatch, one `python -m launcher` per process"),
+    "regularization.l1": ((0.0,), "use optimizer.weight_decay"),
+    "regularization.dropout": ((None,), "use adapter.lora_dropout, or the dropout fields of model.init"),
+    "regularization.ema": ((None,), "leave it out"),
+    "distributed.strategy": (("auto", "none", "ddp"), "use auto, none or ddp"),
+    "distributed.offload_optimizer": (("none",), "use method: lora, or a smaller model"),
+    "distributed.offload_param": (("none",), "use method: lora, or a smaller model"),
+}
+
+
+def findings(recipe: Sections, doubtful: set[str]) -> Iterator[Finding]:
+    """All (dotted key, problem) of a recipe whose keys and types are right.
+
+    `doubtful` keys have a problem already; what a rule says after reading one of them would only follow from it.
+    """
+    for rule in RULES:
+        reads = note_reads(recipe)
+        for finding in rule(recipe):
+            if not reads & doubtful:
+                yield finding
+    forget_reads(recipe)
+
+
+def _unsupported(recipe: Sections) -> Iterator[Finding]:
+    for key, (working, instead) in UNSUPPORTED.items():
+        value = value_at(recipe, key)
+        if value not in working:
+            shown = f"{value} " if isinstance(value, str | float) else ""
+            yield key, f"{shown}is not supported in this version; {instead}"
+
+
+def value_at(recipe: Sections, key: str) -> Any:
+    """The value of a dotted key, past the read-audit; a KeyError when the recipe has no such key."""
+    value: Any = recipe
+    for step in key.split("."):
+        value = (
+            value.__dict__[step]
+            if isinstance(value, Section)
+            else value[step if isinstance(value, dict) else int(step)]
+        )
+    return value
+
+
+def _model(recipe: Sections) -> Iterator[Finding]:
+    model = recipe.model
+    if model.name_or_path is None and model.init is None:
+        yield "model", "has neither name_or_path (a pretrained model) nor init (random weights); give one of them"
+    if model.name_or_path is not None and model.init is not None:
+        yield "model.init", "contradicts model.name_or_path; give one of them: init starts from random weights"
+    if model.init is not None and recipe.tokenizer.name_or_path is None:
+        yield "model.init", "brings no tokenizer; give tokenizer.name_or_path"
+    if isinstance(model.init, dict) and "model_type" not in model.init:
+        yield "model.init", "names no architecture; add model_type, for example model_type: llama"
+
+
+def _method(recipe: Sections) -> Iterator[Finding]:
+    if recipe.quantization is not None and recipe.method != "qlora":
+        yield "quantization", f"needs method: qlora, and this is method: {recipe.method}"
+    if recipe.method == "full" and recipe.export.merge:
+        yield "export.merge", "there is no adapter to merge under method: full"
+
+
+def _batch(recipe: Sections) -> Iterator[Finding]:
+    training = recipe.training
+    numbers = (training.global_batch_size, training.per_device_train_batch_size, training.gradient_accumulation_steps)
+    if None not in numbers:
+        yield (
+            "training.gradient_accumulation_steps",
+            (
+                "global_batch_size and per_device_train_batch_size are given as well; "
+                "give two of the three, the third follows from the number of processes"
+            ),
+        )
+
+
+def _length(recipe: Sections) -> Iterator[Finding]:
+    training, scheduler = recipe.training, recipe.scheduler
+    if training.max_steps is None:
+        return
+    if training.num_train_epochs is not None:
+        yield "training.max_steps", "contradicts training.num_train_epochs; give one of them"
+    for key in ("warmup_steps", "decay_steps"):
+        steps = getattr(scheduler, key)
+        if isinstance(steps, int) and steps >= training.max_steps:
+            yield f"scheduler.{key}", f"{steps} steps do not fit into training.max_steps: {training.max_steps}"
+    if scheduler.name == "wsd" and isinstance(scheduler.decay_steps, int) and isinstance(scheduler.warmup_steps, int):
+        both = scheduler.warmup_steps + scheduler.decay_steps
+        if max(scheduler.warmup_steps, scheduler.decay_steps) < training.max_steps < both:
+            yield (
+                "scheduler.decay_steps",
+                f"warmup and decay take {both} steps, training.max_steps is {training.max_steps}",
+            )
+
+
+def _scheduler(recipe: Sections) -> Iterator[Finding]:
+    scheduler = recipe.scheduler
+    if scheduler.decay_steps is not None and scheduler.name != "wsd":
+        yield "scheduler.decay_steps", f"is for name: wsd, and this is name: {scheduler.name}"
+    if scheduler.name == "exponential" and scheduler.min_lr_ratio == 0:
+        yield "scheduler.name", "exponential never reaches zero; give scheduler.min_lr_ratio above 0"
+    if scheduler.name == "constant" and scheduler.min_lr_ratio != 0:
+        yield "scheduler.min_lr_ratio", "a constant learning rate has no end value; use linear or cosine"
+
+
+def _data(recipe: Sections) -> Iterator[Finding]:
+    if not recipe.data.train:
+        yield "data.train", "there is no training data; write train: [{path: ...}]"
+
+
+def _evaluation(recipe: Sections) -> Iterator[Finding]:
+    evaluation = recipe.evaluation
+    best, patience = evaluation.metric_for_best_model, evaluation.early_stopping_patience
+    if not recipe.data.eval:
+        for key in ("eval_steps", "metric_for_best_model", "early_stopping_patience", "per_device_eval_batch_size"):
+            if getattr(evaluation, key) is not None:
+                yield f"evaluation.{key}", "needs evaluation data; give data.eval"
+    if best is None:
+        for key, value in (("early_stopping_patience", patience), ("greater_is_better", evaluation.greater_is_better)):
+            if value is not None:
+                yield f"evaluation.{key}", "needs evaluation.metric_for_best_model, for example eval/loss"
+        return
+    measured = [f"eval/{name}" for name in evaluation.metrics]
+    if best not in measured:
+        fix = did_you_mean(best, measured) or f"; measured are {', '.join(measured)}"
+        yield "evaluation.metric_for_best_model", f"{best} is not measured by evaluation.metrics{fix}"
+
+
+def _metrics(recipe: Sections) -> Iterator[Finding]:
+    if recipe.task not in parts.names("tasks"):
+        return
+    task = parts.load("tasks", recipe.task)
+    metrics = recipe.evaluation.metrics
+    for index, name in enumerate(metrics):
+        if name not in task.METRICS:
+            hint = did_you_mean(name, task.METRICS)
+            yield (
+                f"evaluation.metrics.{index}",
+                f"{recipe.task} has no metric {name}{hint}; it has {', '.join(task.METRICS)}",
+            )
+        elif name in metrics[:index]:
+            yield f"evaluation.metrics.{index}", f"{name} is listed twice"
+    if not set(metrics) & set(task.GENERATED_METRICS):
+        for key in ("generate_rows", "max_new_tokens"):
+            if getattr(recipe.evaluation, key) != Evaluation.model_fields[key].default:
+                yield (
+                    f"evaluation.{key}",
+                    f"nothing is generated; add {' or '.join(task.GENERATED_METRICS)} to evaluation.metrics",
+                )
+
+
+def _trackers(recipe: Sections) -> Iterator[Finding]:
+    for index, name in enumerate(recipe.logging.trackers):
+        if name not in parts.names("trackers"):
+            yield f"logging.trackers.{index}", parts.unavailable("trackers", name)
+
+
+RULES = (
+    _unsupported,
+    _model,
+    _method,
+    _batch,
+    _length,
+    _scheduler,
+    _data,
+    _evaluation,
+    _metrics,
+    _trackers,
+    local_files.train_data,
+    local_files.eval_data,
+)

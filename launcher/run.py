@@ -1,0 +1,238 @@
+"""From a recipe to everything that a run needs, in the one order in which it must happen.
+
+Data is prepared before any process group exists, so that nobody waits for a collective while another tokenises.
+"""
+
+import dataclasses
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from launcher import checkpoint, engine, log, model, parts, plan
+from launcher.checkpoint import Checkpoint
+from launcher.data import order, sources
+from launcher.data.digest import file_digest
+from launcher.data.prepare import Joined, default_cache_dir, prepare
+from launcher.engine import Engine
+from launcher.errors import RecipeError
+from launcher.evaluate import Exam, Verdict
+from launcher.output import Place
+from launcher.plan import Plan, World
+from launcher.recipe import Recipe
+
+
+@dataclass
+class Progress:
+    """Where a run stands; the part of it that a checkpoint keeps besides weights."""
+
+    step: int = 0
+    tokens: int = 0
+    best_value: float | None = None
+    best_step: int | None = None
+    evaluations_without_gain: int = 0
+    stopped_early: bool = False
+
+
+@dataclass
+class Prepared:
+    """What can be known without a model: the plan, the tokenizer, the rows and their order."""
+
+    recipe: Recipe
+    task: ModuleType
+    tokenizer: Any
+    train: Joined
+    eval: Joined | None
+    order: order.Order
+    plan: Plan
+
+
+@dataclass
+class Run:
+    """A run that is ready to train."""
+
+    prepared: Prepared
+    engine: Engine
+    objective: Any
+    exam: Exam
+    folder: Path
+    checkpoints: checkpoint.Checkpoints
+    progress: Progress = field(default_factory=Progress)
+    latest: dict[str, float] = field(
+        default_factory=dict
+    )  # metrics of the newest evaluation of the weights as they are
+
+    @property
+    def plan(self) -> Plan:
+        return self.prepared.plan
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.prepared.recipe
+
+    @property
+    def task(self) -> ModuleType:
+        return self.prepared.task
+
+    @property
+    def model(self) -> Any:
+        return self.objective.model
+
+    def steps(self) -> Iterator[tuple[int, list[tuple[int, Any]]]]:
+        """(step, this rank's micro-batches with their numbers) from where the run stands; the next step is made while one trains."""
+        with ThreadPoolExecutor(1) as maker:
+            step, total = self.progress.step, self.plan.total_steps
+            coming = maker.submit(self._micro_batches, step) if step < total else None
+            while coming is not None:
+                batches = coming.result()
+                coming = maker.submit(self._micro_batches, step + 1) if step + 1 < total else None
+                yield step, batches
+                step += 1
+
+    def tokens_in(self, step: int) -> int:
+        """Tokens of the whole global batch, padding aside."""
+        units = self.prepared.order.micro_batches(step, self.plan.global_batch_size, 1)[0]
+        return int(sum(self.prepared.order.lengths[unit].sum() for unit in units))
+
+    def collate(self, units: Any, packing: bool | None = None) -> Any:
+        """Rows of the training data as a batch."""
+        return _collate(self, units, self.prepared.train, self.plan.packing if packing is None else packing)
+
+    def collate_eval(self, units: Any) -> Any:
+        return _collate(self, units, self.prepared.eval, False)
+
+    def _micro_batches(self, step: int) -> list[tuple[int, Any]]:
+        numbers = self.plan.micro_batches_per_step
+        dealt = self.prepared.order.micro_batches(step, self.plan.per_device_train_batch_size, numbers)
+        mine = range(self.engine.rank, numbers, self.engine.world_size)
+        return [(number, self.collate(dealt[number])) for number in mine]
+
+
+def _collate(run: Run, units: Any, rows: Any, packing: bool) -> Any:
+    flat = packing and "flash" in str(run.recipe.model.attn_implementation)
+    return run.task.rows.collate(units, rows.tokens, model.pad_token_id(run.prepared.tokenizer), packing, flat)
+
+
+def prepare_rows(recipe: Recipe, task: ModuleType, tokenizer: Any, which: str) -> Joined | None:
+    """The prepared rows of data.train or data.eval, tokenised now or taken from the cache; None where there is no source."""
+    listed = getattr(recipe.data, which)
+    if not listed:
+        return None
+    cache_dir = Path(recipe.data.cache_dir) if recipe.data.cache_dir else default_cache_dir()
+    joined = Joined([_prepare_source(recipe, task, tokenizer, source, cache_dir) for source in listed])
+    log.say(f"data.{which}: " + ", ".join(f"{number:,} {name}" for name, number in joined.counts.items()))
+    return joined
+
+
+def prepare_all(recipe: Recipe, world: World) -> Prepared:
+    """Plan, tokenizer and data of a recipe that can train."""
+    task = parts.load_whole("tasks", recipe.task)
+    tokenizer = model.load_tokenizer(recipe)
+    train = prepare_rows(recipe, task, tokenizer, "train")
+    if train is None:
+        raise RecipeError("data.train has no source", where=recipe.origin("data.train"))
+    evaluated = prepare_rows(recipe, task, tokenizer, "eval")
+    facts = model.facts(recipe, task, parts.load("adapters", recipe.method))
+    made = plan.make(recipe, world, facts, lambda size: order_of(recipe, train, size))
+    return Prepared(recipe, task, tokenizer, train, evaluated, order_of(recipe, train, made.global_batch_size), made)
+
+
+def order_of(recipe: Recipe, train: Joined, global_batch_size: int) -> order.Order:
+    weighted = zip(train.starts, train.sources, recipe.data.train, strict=False)
+    return order.Order(
+        lengths=train.lengths,
+        sources=tuple(order.Source(int(start), len(rows), source.weight) for start, rows, source in weighted),
+        seed=recipe.seed,
+        global_batch_size=global_batch_size,
+        capacity=recipe.data.max_length if recipe.data.packing else None,
+    )
+
+
+def build_objective(prepared: Prepared) -> Any:
+    """Base model, adapter and loss on the CPU."""
+    recipe, made = prepared.recipe, prepared.plan
+    base = model.load(recipe, prepared.task, made.model_dtype, prepared.tokenizer, made.gradient_checkpointing)
+    adapted = parts.load("adapters", recipe.method).apply(base, recipe.adapter)
+    return prepared.task.objective.Objective(adapted, recipe.loss.implementation)
+
+
+def set_up(prepared: Prepared, running: Engine, place: Place) -> Run:
+    """Everything up to the first step."""
+    recipe, made, resume_from = prepared.recipe, prepared.plan, place.resume_from
+    running.seed(0, 0)  # random initial weights (model.init, adapters) are the same on every rank and in every world
+    objective = build_objective(prepared)
+    exam = Exam.of(recipe, prepared.task, prepared.tokenizer)
+    run = Run(prepared, running, objective, exam, place.folder, place.checkpoints)
+    if resume_from is not None:
+        checkpoint.load_model(objective.model, resume_from.folder / "model")
+    groups = engine.param_groups(objective, recipe.optimizer.weight_decay)
+    running.prepare(objective, parts.load("optimizers", recipe.optimizer.name).build(groups, recipe.optimizer))
+    if resume_from is not None:
+        _take_up(run, resume_from)
+    if made.packing:
+        model.check_packing(objective.model, running.device)
+    _settle_loss(run)
+    return run
+
+
+def state_to_save(run: Run) -> dict[str, Any]:
+    """state.json: what must be equal on resume, and where the run stands."""
+    return {
+        "progress": dataclasses.asdict(run.progress),
+        "data": run.prepared.train.digest,
+        "global_batch_size": run.plan.global_batch_size,
+        "seed": run.plan.seed,
+        "total_steps": run.plan.total_steps,
+        "scaler": run.engine.scaler_state(),
+    }
+
+
+def _take_up(run: Run, resume_from: Checkpoint) -> None:
+    state = resume_from.state
+    now = state_to_save(run)
+    for key in ("data", "global_batch_size", "seed"):
+        if state[key] != now[key]:
+            raise RecipeError(
+                f"{key} was {state[key]} when this run was saved and is {now[key]} now, so the order of rows would change",
+                where=str(resume_from.folder),
+                fix="resume with what the run was started with, or start a new run from its export",
+            )
+    if state["total_steps"] != now["total_steps"]:
+        log.say(
+            f"note: the run was planned for {state['total_steps']} steps and is now for {now['total_steps']}; the schedule follows"
+        )
+    checkpoint.read_optimizer(resume_from.folder / "optimizer", run.engine)
+    run.engine.load_scaler_state(state["scaler"])
+    run.progress = Progress(**state["progress"])
+
+
+def _settle_loss(run: Run) -> None:
+    tolerance = {"fp32": 1e-4, "tf32": 1e-2, "bf16": 2e-2, "fp16": 1e-2}[run.plan.precision]
+    batch = run.engine.to_device(run.collate(run.prepared.order.units(0)[:1]))
+    was_training = run.objective.training
+    run.objective.eval()
+    run.objective.settle(batch, tolerance, may_fall_back=run.recipe.loss.implementation == "auto")
+    run.objective.train(was_training)
+    log.say(f"loss: {run.objective.implementation} ({run.objective.reason})")
+
+
+def _prepare_source(recipe: Recipe, task: ModuleType, tokenizer: Any, source: Any, cache_dir: Path) -> Any:
+    data = recipe.data
+    rows_code = Path(str(task.rows.__file__))
+    ingredients = {
+        "source": [sources.fingerprint(source), source.format, source.split, dict(source.columns)],
+        "tokenizer": [tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, tokenizer.eos_token],
+        "options": [recipe.task, data.max_length, data.on_truncate, data.loss_on],
+        "task": file_digest(rows_code),
+    }
+    return prepare(ingredients, lambda counts: _rows(task, tokenizer, data, source, counts), cache_dir)
+
+
+def _rows(
+    task: ModuleType, tokenizer: Any, data: Any, source: Any, counts: dict[str, int]
+) -> Iterator[dict[str, list[int]]]:
+    tools = task.rows.Tools(tokenizer, data, counts)
+    for where, example in sources.examples(source):
+        yield from task.rows.rows(where, example, tools)

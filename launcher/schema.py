@@ -1,0 +1,315 @@
+"""The sections of a recipe: every key with its type, its default and one line that says what it does.
+
+All are frozen, refuse keys that they do not know, and convert nothing: `"10"` is not a number and `1` is not `true`.
+The sections `adapter`, `optimizer` and `loss` belong to parts and are described there. Nothing here imports torch.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, Field, model_validator
+
+from launcher.section import Expect, FrozenDict, freeze
+from launcher.section import Section as Section
+
+
+def _whole_or_share(value: float) -> float:
+    if isinstance(value, float) and value >= 1 or value < 0:
+        raise ValueError
+    return value
+
+
+Positive = Annotated[int, Field(ge=1)]
+Text = Annotated[str, Field(min_length=1)]
+FrozenMapping = Annotated[dict[str, Any], AfterValidator(freeze)]
+FrozenNames = Annotated[dict[str, str], AfterValidator(freeze)]
+StepsOrShare = Annotated[
+    int | float,
+    AfterValidator(_whole_or_share),
+    Expect("a whole number of steps (0 or more), or a share of all steps between 0 and 1"),
+]
+
+
+def _above_zero(value: float) -> float:
+    if value <= 0:
+        raise ValueError
+    return value
+
+
+EveryStepsOrShare = Annotated[
+    int | float,
+    AfterValidator(_whole_or_share),
+    AfterValidator(_above_zero),
+    Expect("a whole number of steps (1 or more), or a share of all steps above 0 and below 1"),
+]
+
+
+class Model(Section):
+    """The base model: a hub name, a folder, or a configuration to start from scratch."""
+
+    name_or_path: Text | None = None
+    """Hub name or folder of a pretrained model; either this or `init`."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub."""
+    init: Text | FrozenMapping | None = None
+    """Start with random weights: path to a config.json, or a mapping with model_type and its fields."""
+    attn_implementation: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"] | None = (
+        None
+    )
+    """Attention backend; null takes sdpa."""
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Type in which the weights are loaded; auto follows training.precision and the method."""
+    trust_remote_code: bool = False
+    """Run Python code that comes with the model."""
+
+
+class Tokenizer(Section):
+    """The tokenizer, when it is not simply the model's own."""
+
+    name_or_path: Text | None = None
+    """Hub name or folder; null takes the model's."""
+    chat_template: str | None = None
+    """Path to a .jinja file, or the template itself; null takes the tokenizer's."""
+    add_tokens: tuple[str, ...] = ()
+    """Tokens to add to the vocabulary; the embeddings grow with it."""
+    pad_token: str | None = None
+    """Token to pad with; null takes the tokenizer's."""
+
+
+class Quantization(Section):
+    """How the frozen base weights are stored under method: qlora."""
+
+    bits: Literal[4, 8] = 4
+    """Bits per weight."""
+    quant_type: Literal["nf4", "fp4"] = "nf4"
+    """Four-bit format."""
+    compute_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    """Type in which the products are computed."""
+    double_quant: bool = True
+    """Quantize the scales as well."""
+
+
+class Source(Section):
+    """One data set: a file, a folder or a hub name."""
+
+    path: Text
+    """File (jsonl, json, csv, tsv, parquet, txt), folder of such files, or hub name `owner/name`."""
+    format: Literal["messages", "prompt_completion", "text"] | None = None
+    """What a row holds; null finds out from the columns."""
+    split: str | None = None
+    """Split of a hub data set, slices allowed: train[:1%]."""
+    weight: float = Field(default=1.0, gt=0)
+    """How often its rows are drawn, relative to the other sources."""
+    columns: FrozenNames = FrozenDict()
+    """Our column name -> the file's: {prompt: question, completion: answer}."""
+    name: str | None = None
+    """Configuration of a hub data set."""
+
+
+class Data(Section):
+    """What is trained and evaluated on, and how rows become tokens."""
+
+    train: tuple[Source, ...] = ()
+    """Training data; at least one source."""
+    eval: tuple[Source, ...] = ()
+    """Evaluation data, never trained on."""
+    clean: tuple[FrozenMapping, ...] = ()
+    """Cleaning steps."""
+    augment: tuple[FrozenMapping, ...] = ()
+    """Augmentation steps."""
+    max_length: Positive = 1024
+    """Longest row in tokens."""
+    on_truncate: Literal["error", "drop", "truncate", "split"] = "drop"
+    """What to do with a longer row; split cuts plain text into several rows."""
+    loss_on: Literal["all", "completion", "assistant"] | None = None
+    """Tokens that are learned; null: assistant for messages, completion for prompt_completion, all for text."""
+    packing: bool = False
+    """Put several rows into one sequence, without letting them see each other."""
+    streaming: bool = False
+    """Read rows while training instead of preparing them first."""
+    cache_dir: Text | None = None
+    """Folder for prepared rows, relative to the current folder."""
+
+
+class Training(Section):
+    """Length, batch and numerics of the training."""
+
+    num_train_epochs: Annotated[float, Field(gt=0)] | None = None
+    """Passes over the training data; 1.0 unless max_steps is given."""
+    max_steps: Positive | None = None
+    """Optimizer steps, in place of num_train_epochs."""
+    global_batch_size: Positive | None = None
+    """Rows per optimizer step over all processes. Give two of these three; the third is computed."""
+    per_device_train_batch_size: Positive | None = None
+    """Rows per forward pass of one process."""
+    gradient_accumulation_steps: Positive | None = None
+    """Forward passes per optimizer step."""
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
+    """Arithmetic of the forward and backward pass."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, more time."""
+    max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
+    """Longer gradients are scaled to this norm; null does not clip."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_epoch_unless_steps(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("max_steps") is None and values.get("num_train_epochs") is None:
+            return {**values, "num_train_epochs": 1.0}
+        return values
+
+
+class Scheduler(Section):
+    """How the learning rate moves over the steps."""
+
+    name: Literal["constant", "linear", "cosine", "exponential", "wsd"] = "cosine"
+    """Shape after the warmup."""
+    warmup_steps: StepsOrShare = 0
+    """Steps of linear warmup; below 1: a share of all steps."""
+    min_lr_ratio: float = Field(default=0.0, ge=0, le=1)
+    """Last learning rate as a share of the first."""
+    decay_steps: StepsOrShare | None = None
+    """Steps of the final decay of wsd; below 1: a share of all steps; null: 0.2."""
+
+
+class Regularization(Section):
+    """Penalties and averages on top of the loss."""
+
+    l1: float = Field(default=0.0, ge=0)
+    """Weight of the L1 penalty."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
+    """Dropout of the model; null keeps the model's own."""
+    ema: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Decay of the moving average of the weights."""
+
+
+class Distributed(Section):
+    """How the work is spread over processes."""
+
+    strategy: Literal["auto", "none", "ddp", "zero1", "zero2", "zero3", "fsdp2"] = "auto"
+    """What every process holds; auto: ddp when there are several."""
+    offload_optimizer: Literal["none", "cpu", "nvme"] = "none"
+    """Where the optimizer state lives."""
+    offload_param: Literal["none", "cpu", "nvme"] = "none"
+    """Where the parameters live."""
+    timeout_minutes: float = Field(default=30.0, gt=0)
+    """A process that waits longer for the others stops with an error."""
+
+
+class Evaluation(Section):
+    """When and how data.eval is measured."""
+
+    eval_steps: EveryStepsOrShare | None = None
+    """Evaluate every so many steps; below 1: a share of all steps; null: at the start and the end."""
+    metrics: tuple[str, ...] = ("loss", "perplexity", "token_accuracy")
+    """What is measured; token_f1 compares generated answers with the references."""
+    metric_for_best_model: str | None = None
+    """eval/<one of metrics>: the best checkpoint by it is kept and exported."""
+    greater_is_better: bool | None = None
+    """Direction of that metric; null knows it for our own metrics."""
+    early_stopping_patience: Positive | None = None
+    """Stop after so many evaluations without a better metric_for_best_model."""
+    per_device_eval_batch_size: Positive | None = None
+    """Rows per forward pass; null takes per_device_train_batch_size."""
+    generate_rows: Positive = 64
+    """Rows that are answered by generation for token_f1."""
+    max_new_tokens: Positive = 64
+    """Longest generated answer in tokens."""
+
+
+class Checkpoint(Section):
+    """When the training is saved."""
+
+    save_steps: EveryStepsOrShare | None = None
+    """Save every so many steps; below 1: a share of all steps; null: at the end."""
+    save_total_limit: int = Field(default=3, ge=2)
+    """Checkpoints to keep; two at least, so that one is whole while the other is written."""
+
+
+class Export(Section):
+    """The plain Hugging Face folder that is left at the end."""
+
+    merge: bool = False
+    """Fold the adapter into the base weights."""
+    verify: bool = True
+    """Load the folder again and compare its outputs with the trained model's."""
+
+
+class Logging(Section):
+    """What is written down while training."""
+
+    logging_steps: Positive = 10
+    """Steps between two lines."""
+    trackers: tuple[str, ...] = ("jsonl", "console")
+    """Where the lines go: files in launcher/trackers."""
+
+
+class Slurm(Section):
+    """The job that `launcher submit` asks for."""
+
+    nodes: Positive = 1
+    """Machines."""
+    gpus_per_node: Positive = 8
+    """GPUs, and processes, on each."""
+    time: str = "12:00:00"
+    """Time limit, hours:minutes:seconds."""
+    partition: str | None = None
+    """Queue; null takes the cluster's default."""
+    account: str | None = None
+    """Account to charge; null takes the cluster's default."""
+    signal_seconds: Positive = 300
+    """Warning time before the limit, in which the run saves itself."""
+
+
+class Sections(Section):
+    """All keys of a recipe; `recipe.Recipe` adds where each came from."""
+
+    schema_version: Literal[1] = 1
+    """Version of this format."""
+    name: Text = ""
+    """Name of the run; the recipe file's own name when not given."""
+    task: str
+    """What is learned: a folder in launcher/tasks."""
+    method: str
+    """Which weights are learned: a file in launcher/adapters."""
+    seed: int = Field(default=42, ge=0)
+    """Every random choice follows from it."""
+    output_dir: Text | None = None
+    """Run folder, relative to the current folder; null: runs/<name>-<time>."""
+    extends: str | None = None
+    """A recipe to start from, relative to this file: keys given here win, lists replace."""
+    model: Model = Model()
+    """The base model."""
+    tokenizer: Tokenizer = Tokenizer()
+    """The tokenizer."""
+    adapter: Any = Section()
+    """Options of the method."""
+    quantization: Quantization | None = None
+    """Storage of the base weights under method: qlora."""
+    data: Data = Data()
+    """Data."""
+    training: Training = Field(default_factory=lambda: Training.model_validate({}))
+    """Length, batch and numerics."""
+    loss: Any = Section()
+    """Options of the task's loss."""
+    optimizer: Any = Section()
+    """The optimizer by name, and its options."""
+    scheduler: Scheduler = Scheduler()
+    """Learning-rate schedule."""
+    regularization: Regularization = Regularization()
+    """Penalties and averages."""
+    stages: tuple[FrozenMapping, ...] = ()
+    """Trainings one after the other."""
+    distributed: Distributed = Distributed()
+    """Processes."""
+    evaluation: Evaluation = Evaluation()
+    """Evaluation."""
+    checkpoint: Checkpoint = Checkpoint()
+    """Checkpoints."""
+    export: Export = Export()
+    """Export."""
+    logging: Logging = Logging()
+    """Trackers."""
+    sweep: FrozenMapping | None = None
+    """Values to try."""
+    slurm: Slurm | None = None
+    """Cluster job."""

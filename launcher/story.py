@@ -1,0 +1,107 @@
+"""What happens around the loop: the look before, the training, the look after, the export."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from launcher import checkpoint, environment, export, log, loop, parts
+from launcher.checkpoint import Checkpoint
+from launcher.errors import RecipeErrors
+from launcher.evaluate import Verdict
+from launcher.faults import StopRequest
+from launcher.model import pad_token_id
+from launcher.run import Run
+from launcher.trackers import Trackers
+
+
+def tell(run: Run, stop: StopRequest) -> None:
+    """The whole run from its first look to its export."""
+    if run.engine.is_main:
+        _write_papers(run)
+    trackers = Trackers(run.recipe.logging.trackers if run.engine.is_main else (), run.folder, run.plan)
+    ending = run.recipe.export.merge, run.recipe.export.verify
+    _audit(run)
+    try:
+        if run.progress.step == 0:
+            look_before(run, trackers)
+        loop.train(run, trackers, stop)
+        look_after(run, trackers)
+    finally:
+        trackers.close()
+    run.engine.barrier()
+    if run.engine.is_main:
+        publish(run, *ending)
+
+
+def look_before(run: Run, trackers: Trackers) -> None:
+    """Evaluate and answer with the model as it came, so that there is something to compare with."""
+    if run.prepared.eval is not None:
+        loop.judge(run, trackers)
+    said = run.verdict.answers or run.exam.sit(run.engine)
+    if run.engine.is_main:
+        asked = [(run.exam.questions[i], said[i]) for i in run.exam.samples()]
+        rows = [{"prompt": q.shown, "reference": q.reference, "base": base, "tuned": None} for q, base in asked]
+        _write_json(run.folder / "samples.json", rows)
+
+
+def look_after(run: Run, trackers: Trackers) -> None:
+    """Take the best state, and see what it answers. Its verdict is that of what is exported."""
+    _take_best(run)
+    if run.prepared.eval is not None and not run.verdict.metrics:
+        run.verdict = loop.examine(run)
+        trackers.log(run.progress.step, loop.stamp(run) | run.verdict.metrics)
+    said = run.verdict.answers or run.exam.sit(run.engine)
+    path = run.folder / "samples.json"
+    if run.engine.is_main and path.exists():
+        rows = json.loads(path.read_text())
+        for row, i in zip(rows, run.exam.samples(), strict=False):
+            row["tuned"] = said[i]
+        _write_json(path, rows)
+
+
+def publish(run: Run, merge: bool, verify: bool) -> None:
+    """Export what `run.verdict` is about; rank zero alone."""
+    rows = run.prepared.eval or run.prepared.train
+    batch = run.task.rows.collate(
+        [[i] for i in range(min(4, len(rows)))], rows.tokens, pad_token_id(run.prepared.tokenizer), False
+    )
+    card = environment.model_card(run.recipe, run.plan, run.progress.step, run.verdict.metrics)
+    adapter = parts.load("adapters", run.recipe.method)
+    folder, verdict = export.export(
+        run.model, run.prepared.tokenizer, run.task, adapter, run.folder, batch, card, merge, verify
+    )
+    proven = (
+        "not verified"
+        if verdict is None
+        else f"proven in a fresh process (largest logit difference {verdict['largest_logit_difference']:.1e})"
+    )
+    log.say(f"export: {folder} ({proven})")
+
+
+def _take_best(run: Run) -> None:
+    best = run.progress.best_step
+    if best is None or best == run.progress.step:
+        return
+    folder = next(c.folder for c in run.checkpoints.published() if c.step == best)
+    checkpoint.load_model(run.model, folder / "model")
+    log.say(
+        f"taking step {best}, the best by {run.recipe.evaluation.metric_for_best_model} ({run.progress.best_value:.6g})"
+    )
+    run.progress.step, run.progress.tokens = best, Checkpoint(folder).state["progress"]["tokens"]
+    run.verdict = Verdict()
+
+
+def _write_papers(run: Run) -> None:
+    (run.folder / "recipe.yaml").write_text(run.recipe.to_yaml(), encoding="utf-8")
+    _write_json(run.folder / "plan.json", run.plan.as_json())
+    _write_json(run.folder / "environment.json", environment.describe(run.recipe, run.plan, run.prepared))
+
+
+def _audit(run: Run) -> None:
+    """Everything is set up: a key that nobody has read by now does nothing, and a run must not pretend that it does."""
+    if unread := run.recipe.unread():
+        raise RecipeErrors(unread)
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.write_text(json.dumps(value, indent=1, ensure_ascii=False), encoding="utf-8")

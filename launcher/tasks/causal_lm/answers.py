@@ -1,0 +1,80 @@
+"""Greedy answers to held-out prompts, to see and to score what training changed."""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import torch
+
+from launcher.data import render
+
+TEXT_PROMPT_WORDS = 24
+
+
+class Question(NamedTuple):
+    """`shown` is the prompt as a person reads it, `prompt` as the model does, `reference` the answer of the data."""
+
+    shown: str
+    prompt: str
+    reference: str
+
+
+def questions(examples: Iterable[dict[str, Any]], tokenizer: Any) -> list[Question]:
+    """Turn examples into questions: the last assistant turn, the completion, or the rest of a text is what is asked for."""
+    return [question for example in examples if (question := _question(example, tokenizer))]
+
+
+def ask(prompt: str, trained_on: dict[str, Any], tokenizer: Any) -> Question:
+    """A person's prompt in the shape of the training data: as a user's turn where that was conversations, else as it stands."""
+    if "messages" in trained_on:
+        return Question(prompt, render.prompt_text([{"role": "user", "content": prompt}], tokenizer), "")
+    return Question(prompt, prompt, "")
+
+
+def _question(example: dict[str, Any], tokenizer: Any) -> Question | None:
+    if "messages" in example:
+        turns = example["messages"]
+        last = max((i for i, turn in enumerate(turns) if turn["role"] == "assistant"), default=0)
+        if not last:
+            return None
+        return Question(turns[last - 1]["content"], render.prompt_text(turns[:last], tokenizer), turns[last]["content"])
+    if "completion" in example:
+        return Question(example["prompt"], example["prompt"], example["completion"])
+    words = example["text"].split(" ")
+    start = " ".join(words[:TEXT_PROMPT_WORDS])
+    return Question(start, start, " ".join(words[TEXT_PROMPT_WORDS : 4 * TEXT_PROMPT_WORDS]))
+
+
+@torch.no_grad()
+def answers(
+    model: Any, tokenizer: Any, asked: list[Question], max_new_tokens: int, pad_token_id: int, batch_size: int = 16
+) -> list[str]:
+    """The greedy continuation of each prompt, without special tokens, in the order of the questions."""
+    was_training = model.training
+    model.eval()
+    try:
+        said: list[str] = []
+        for start in range(0, len(asked), batch_size):
+            prompts = [_ids(question, tokenizer) for question in asked[start : start + batch_size]]
+            width = max(map(len, prompts))
+            ids = torch.tensor([[pad_token_id] * (width - len(p)) + p for p in prompts], device=model.device)
+            mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
+            out = model.generate(
+                input_ids=ids,
+                attention_mask=mask,
+                max_new_tokens=max_new_tokens,
+                do_sample=False,
+                temperature=None,
+                top_p=None,
+                top_k=None,
+                pad_token_id=pad_token_id,
+            )
+            said += tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
+        return [answer.strip() for answer in said]
+    finally:
+        model.train(was_training)
+
+
+def _ids(question: Question, tokenizer: Any) -> list[int]:
+    is_chat = question.prompt != question.shown  # a chat template writes its special tokens itself
+    ids = tokenizer(question.prompt, add_special_tokens=not is_chat)["input_ids"]
+    return ids[:-1] if ids and ids[-1] == tokenizer.eos_token_id and not is_chat else ids

@@ -1,0 +1,29 @@
+"""Export a run's model as a plain Hugging Face folder (RUN/export), proven in a fresh process."""
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="run folder")
+    parser.add_argument("--merge", action="store_true", help="fold the adapter into the base weights")
+    parser.add_argument("--step", type=int, help="checkpoint to take (default: the best, else the newest)")
+    parser.add_argument("--no-verify", action="store_true", help="publish without the proof")
+
+
+def run(args: argparse.Namespace) -> int:
+    from launcher import log
+
+    log.set_up(0)
+    from launcher import story
+    from launcher.restore import restore
+    from launcher.run_folder import RunFolder
+
+    ready = restore(Path(args.run), args.step)
+    step = ready.progress.step
+    known = [line for line in RunFolder(args.run).metrics() if line.get("step") == step and "eval/loss" in line]
+    metrics = {name: value for name, value in (known[-1] if known else {}).items() if name.startswith("eval/")}
+    story.publish(
+        ready, metrics, args.merge or ready.recipe.export.merge, ready.recipe.export.verify and not args.no_verify
+    )
+    return 0

@@ -1,0 +1,60 @@
+"""Train a model from a recipe, export it, prove the export, write the report.
+
+Every rank runs this, whether started by accelerate launch, torchrun, srun, --nproc or alone.
+"""
+
+import argparse
+import os
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("recipe", help="recipe file (YAML)")
+    parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="change a key of the recipe")
+    parser.add_argument("--nproc", type=int, metavar="N", help="start N ranks on this machine")
+    parser.add_argument(
+        "--resume",
+        metavar="auto|PATH",
+        help="go on from the newest good checkpoint of the run folder (auto), or of a run folder, or from one checkpoint",
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    from launcher import recipe
+
+    loaded = recipe.load(
+        args.recipe, args.overrides
+    )  # before anything is started: a typo must not cost a process group
+    if args.nproc is not None and "RANK" not in os.environ:
+        from launcher import spawn
+
+        return spawn.run(args.nproc, ["train", args.recipe, *args.overrides, *_resume_words(args)])
+    from launcher import log
+
+    log.set_up(int(os.environ.get("RANK", "0")))
+    _train(loaded, args.resume)
+    return 0
+
+
+def _resume_words(args: argparse.Namespace) -> list[str]:
+    return ["--resume", args.resume] if args.resume else []
+
+
+def _train(recipe: Any, resume: str | None) -> None:
+    from launcher import engine, faults, log, output, report, run, story
+
+    recipe.start_audit()
+    prepared = run.prepare_all(recipe, engine.world())
+    log.say(f"plan of {recipe.name}:\n{prepared.plan.as_text()}")
+    running = engine.Engine(prepared.plan)
+    try:
+        place = output.choose(recipe, resume, running)
+        log.set_up(running.rank, place.folder)
+        with faults.recorded(place.folder, running, place.first_step) as attempt:
+            ready = run.set_up(prepared, running, place)
+            attempt.progress = ready.progress
+            story.tell(ready, faults.StopRequest())
+        if running.is_main:
+            log.say(f"report: {report.write(place.folder)}")
+    finally:
+        running.close()

@@ -1,0 +1,119 @@
+"""Every shipped recipe is valid, plans without a network and, with a stand-in for its model of the hub, trains."""
+
+import itertools
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from stand_in import shrink
+
+from launcher import recipe
+from launcher.__main__ import main
+
+ROOT = Path(__file__).parent.parent
+ASSETS = ROOT / "recipes" / "assets"
+RECIPES = sorted((ROOT / "recipes").glob("*.yaml"))
+SHAPES = {path.stem.replace("--", "/"): path for path in (ASSETS / "configs").glob("*.json")}
+HUB_RECIPES = [path for path in RECIPES if any(f"name_or_path: {name}" in path.read_text() for name in SHAPES)]
+SHORT = [
+    "training.num_train_epochs=null",
+    "training.max_steps=2",
+    "training.global_batch_size=4",
+    "training.per_device_train_batch_size=2",
+    "training.gradient_accumulation_steps=null",
+    "training.precision=fp32",
+    "data.max_length=128",
+    "logging.logging_steps=1",
+]
+named = pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+
+
+@named
+def test_head_comment_tells_what_it_takes(path):
+    head = path.read_text().split("\n\n")[0]
+    assert head.startswith("# yaml-language-server: $schema=recipe.schema.json\n")
+    for word in ("Hardware:", "Time:", "Result:", "Command:"):
+        assert word in head
+    assert f"-m launcher recipes/{path.name}" in head
+    assert "@@" not in head
+
+
+@named
+def test_plans_for_a_node_of_eight_gpus_without_a_network(path, tmp_path, capsys):
+    assert main(["plan", str(path), f"data.cache_dir={tmp_path}", "--world", "1x8", "--json"]) == 0
+    values = {key: cell["value"] for key, cell in json.loads(capsys.readouterr().out)["values"].items()}
+    assert values["world_size"] == 8
+    assert values["micro_batches_per_step"] * values["per_device_train_batch_size"] == values["global_batch_size"]
+    name = recipe.load(path).model.name_or_path
+    if name in SHAPES and values["method"] == "full":
+        assert values["parameters"] == json.loads(SHAPES[name].read_text())["_parameters"]
+
+
+def test_the_plan_is_there_on_the_command_line():
+    command = [sys.executable, "-m", "launcher", "plan", str(HUB_RECIPES[0]), "--world", "1x8", "--json"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["values"]["name"]["value"] == HUB_RECIPES[0].stem
+
+
+def test_every_published_shape_has_a_recipe():
+    assert {recipe.load(path).model.name_or_path for path in HUB_RECIPES} == set(SHAPES)
+
+
+@pytest.fixture(scope="session")
+def stand_in_of(tmp_path_factory):
+    """Hub name -> folder with a tiny random model of the same architecture and the shipped tokenizer."""
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+
+    made: dict[str, Path] = {}
+
+    def folder(name: str) -> Path:
+        if name not in made:
+            shape = {key: value for key, value in json.loads(SHAPES[name].read_text()).items() if key[0] != "_"}
+            config = AutoConfig.for_model(shape.pop("model_type"), **shape)
+            tokenizer = AutoTokenizer.from_pretrained(ASSETS / "python_gpt")
+            made[name] = tmp_path_factory.mktemp(name.replace("/", "--"))
+            AutoModelForCausalLM.from_config(shrink(config, len(tokenizer))).save_pretrained(made[name])
+            tokenizer.save_pretrained(made[name])
+        return made[name]
+
+    return folder
+
+
+def first_rows(source: str, folder: Path) -> Path:
+    """A file with the first rows of a data file, for the sake of time."""
+    part = folder / Path(source).name
+    with open(source, encoding="utf-8") as rows:
+        part.write_text("".join(itertools.islice(rows, 24)), encoding="utf-8")
+    return part
+
+
+@pytest.mark.parametrize("path", HUB_RECIPES, ids=lambda path: path.stem)
+def test_trains_two_steps_with_a_stand_in(path, stand_in_of, tmp_path):
+    shipped, run = recipe.load(path), tmp_path / "run"
+    overrides = [
+        *SHORT,
+        f"model.name_or_path={stand_in_of(shipped.model.name_or_path)}",
+        f"data.train.0.path={first_rows(shipped.data.train[0].path, tmp_path)}",
+        f"data.eval.0.path={first_rows(shipped.data.eval[0].path, tmp_path)}",
+        f"data.cache_dir={tmp_path / 'cache'}",
+        f"output_dir={run}",
+    ]
+    assert main([str(path), *overrides]) == 0
+
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    losses = {line["step"]: line["train/loss"] for line in lines if "train/loss" in line}
+    evaluated = {line["step"]: line["eval/loss"] for line in lines if "eval/loss" in line}
+    assert set(losses) == {1, 2} and set(evaluated) >= {0, 2}
+    assert all(math.isfinite(loss) for loss in (*losses.values(), *evaluated.values()))
+    weights = "model.safetensors" if shipped.method == "full" or shipped.export.merge else "adapter_model.safetensors"
+    assert any((run / "export").rglob(weights))
