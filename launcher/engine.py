@@ -16,6 +16,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
+from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from launcher.errors import NonFiniteError
@@ -159,8 +160,10 @@ class Engine:
             self.accelerator.scaler.load_state_dict(state)
 
     def close(self) -> None:
+        """Leave the process group, and make room for another engine in this process (Accelerate keeps its state globally)."""
         if dist.is_initialized():
             dist.destroy_process_group()
+        AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def param_groups(objective: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:

@@ -169,6 +169,8 @@ def _fix(annotation: Any, node: Node) -> str:
     choices = [item for kind in kinds if get_origin(kind) is Literal for item in get_args(kind)]
     if isinstance(value, str):
         return _fix_text(kinds, choices, node)
+    if isinstance(value, dict) and any(get_origin(kind) is tuple for kind in kinds):
+        return "; put `- ` before its first line, or [ ] around it"
     if isinstance(value, list | dict) or value is None:
         return ""
     if str in kinds or str(value) in choices:

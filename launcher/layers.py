@@ -37,8 +37,8 @@ def _with_bases(path: str, chain: tuple[str, ...], problems: list[Problem]) -> N
         problems.append(Problem(extends.place, f"extends: a circle: {' -> '.join((*chain, base_path))}", "extends"))
         return own
     if not os.path.isfile(base_path):
-        hint = near_file(base_path)
-        problems.append(Problem(extends.place, f"extends: there is no file {base_path}{hint}", "extends"))
+        text = f"extends: there is no file {base_path}{near_file(base_path)}"
+        problems.append(Problem(extends.place, text, "extends"))
         return own
     base = _with_bases(base_path, chain, problems)
     return merge(base, own) if base else own
@@ -56,7 +56,7 @@ def near_file(path: str) -> str:
     folder, name = os.path.split(path.rstrip("/"))
     if not os.path.isdir(folder or "."):
         return f"; there is no folder {folder} either"
-    hint = did_you_mean(name, os.listdir(folder or "."))
+    hint = did_you_mean(name, set(os.listdir(folder or ".")) - {name})
     return hint.replace("mean ", f"mean {os.path.join(folder, '')}") if hint else ""
 
 

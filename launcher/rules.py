@@ -161,13 +161,10 @@ def _metrics(recipe: Sections) -> Iterator[Finding]:
             )
         elif name in metrics[:index]:
             yield f"evaluation.metrics.{index}", f"{name} is listed twice"
-    if not set(metrics) & set(task.GENERATED_METRICS):
-        for key in ("generate_rows", "max_new_tokens"):
-            if getattr(recipe.evaluation, key) != Evaluation.model_fields[key].default:
-                yield (
-                    f"evaluation.{key}",
-                    f"nothing is generated; add {' or '.join(task.GENERATED_METRICS)} to evaluation.metrics",
-                )
+    rows_given = recipe.evaluation.generate_rows != Evaluation.model_fields["generate_rows"].default
+    if rows_given and not set(metrics) & set(task.GENERATED_METRICS):
+        wanted = " or ".join(task.GENERATED_METRICS)
+        yield "evaluation.generate_rows", f"no answer is scored; add {wanted} to evaluation.metrics"
 
 
 def _trackers(recipe: Sections) -> Iterator[Finding]:

@@ -60,9 +60,7 @@ class Run:
     folder: Path
     checkpoints: checkpoint.Checkpoints
     progress: Progress = field(default_factory=Progress)
-    latest: dict[str, float] = field(
-        default_factory=dict
-    )  # metrics of the newest evaluation of the weights as they are
+    verdict: Verdict = field(default_factory=Verdict)  # of the weights as they are now
 
     @property
     def plan(self) -> Plan:

@@ -99,7 +99,8 @@ def _write_papers(run: Run) -> None:
 
 def _audit(run: Run) -> None:
     """Everything is set up: a key that nobody has read by now does nothing, and a run must not pretend that it does."""
-    if unread := run.recipe.unread():
+    by_rank = run.engine.gather(run.recipe.unread())  # some keys are read on rank zero alone
+    if unread := [line for line in by_rank[0] if all(line in lines for lines in by_rank)]:
         raise RecipeErrors(unread)
 
 

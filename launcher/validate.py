@@ -29,6 +29,7 @@ def validated(model: type[R], tree: Node, problems: list[Problem]) -> R | None:
     """The recipe as a `model`, or None. Adds all problems, contradictions too: those among the keys that are right."""
     doubtful = {problem.key for problem in problems}
     configs = _configs(tree, problems, doubtful)
+    taken_out: set[str] = set()
     for _ in range(3):  # what is wrong with a value can hide that its section is wrong as a whole
         recipe, wrong = _attempt(model, tree, configs)
         if recipe is not None:
@@ -36,10 +37,12 @@ def validated(model: type[R], tree: Node, problems: list[Problem]) -> R | None:
         known = list(_known_keys(model, configs))
         whole = tree
         for path, details in wrong:
-            problem, target = _problem(model, configs, whole, path, details, known)
-            problems.append(problem)
             key_path = _path_of_key(whole, path)
-            doubtful |= {join(*path), join(*key_path), target}
+            if details["type"] != "missing" or join(*path) not in taken_out:
+                problem, target = _problem(model, configs, whole, path, details, known)
+                problems.append(problem)
+                doubtful |= {join(*path), join(*key_path), target}
+                taken_out.add(join(*key_path))
             tree = _without(tree, key_path, missing=details["type"] == "missing")
     else:
         return None
@@ -59,10 +62,12 @@ def _configs(tree: Node, problems: list[Problem], doubtful: set[str]) -> Configs
         if name in parts.names(kind):
             configs[section] = parts.load(kind, name).Config
             continue
-        doubtful |= {section, NAMED_BY[section]}
+        key = NAMED_BY[section]
+        doubtful |= {section, key}
         if node is not None and isinstance(name, str):
-            key = NAMED_BY[section]
             problems.append(Problem(node.place, f"{key}: {parts.unavailable(kind, name)}", key))
+        elif node is not None and section in DEFAULT_NAMES:  # inside the section that now has no class to check it
+            problems.append(Problem(node.place, f"{key}: {explain.wrong_value(str, node)}", key))
     return configs
 
 
@@ -138,6 +143,10 @@ def _unknown_key(tree: Node, path: Path, known: list[str]) -> tuple[str, str]:
     others = _other_owners(section, str(key), owner)
     if others:
         return f"is not an option of {owner}; it is one of {', '.join(others)} ({NAMED_BY[section]})", ""
+    if not above and key in known and "." in str(key):
+        *sections, last = str(key).split(".")
+        nested = "".join(f"{name}: {{" for name in sections)
+        return f"is written with dots on the command line only; here write {nested}{last}: ...{'}' * len(sections)}", ""
     target = meant(section, str(key), known)
     if target is None:
         own = [name.rpartition(".")[2] for name in known if name.rpartition(".")[0] == section]

@@ -127,6 +127,12 @@ BROKEN = [
         "training.weight_decay is not an option of training; did you mean optimizer.weight_decay?",
     ),
     Case(
+        "key of another section, like one of its own",
+        GOOD + "checkpoint: {logging_steps: 5}\n",
+        "5:14",
+        "checkpoint.logging_steps is not an option of checkpoint; did you mean logging.logging_steps?",
+    ),
+    Case(
         "key in a list",
         _data("{path: rows.jsonl, wieght: 2}"),
         "4:35",
@@ -252,6 +258,19 @@ BROKEN = [
         "4:16",
         'data.train.0: must be a mapping of keys to values, not "rows.jsonl"',
     ),
+    Case("optimizer without a name", GOOD + "optimizer: {name: 3}\n", "5:19", "optimizer.name: must be text, not 3"),
+    Case(
+        "one source",
+        GOOD.replace("[{path: rows.jsonl}]}", "{path: a}}"),
+        "4:43",
+        "data.eval: must be a list, each item a",
+    ),
+    Case(
+        "dots",
+        GOOD + "optimizer.eps: 1\n",
+        "5:1",
+        "optimizer.eps is written with dots on the command line only; here write optimizer: {eps: ...}",
+    ),
     Case("no value", GOOD + "seed:\n", "5:6", "seed: must be a whole number of at least 0, not null"),
     Case("missing task", GOOD.replace("task: causal_lm\n", ""), "1:1", "task: is missing; available: causal_lm"),
     Case("missing path", _data("{weight: 1}"), "4:16", "data.train.0.path: is missing"),
@@ -273,6 +292,9 @@ BROKEN = [
         GOOD + "optimizer: {betas: [0, 0, 0]}\n",
         "5:20",
         "optimizer.betas: must be a list of 2, each a number",
+    ),
+    Case(
+        "true for steps", GOOD + "scheduler: {warmup_steps: true}\n", "5:27", "scheduler.warmup_steps: must be a whole"
     ),
     Case(
         "keep one",
@@ -417,7 +439,7 @@ BROKEN = [
         "generation for nothing",
         GOOD + "evaluation: {generate_rows: 8}\n",
         "5:14",
-        "evaluation.generate_rows: nothing is generated; add token_f1",
+        "evaluation.generate_rows: no answer is scored; add token_f1",
     ),
     Case(
         "assistant in text",

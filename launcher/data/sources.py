@@ -1,7 +1,7 @@
 """Where rows come from: local files, a folder of them, or a hub data set, each as (where, example) in a fixed order.
 
 An example has our column names: `messages`, or `prompt` and `completion`, or `text`. A row that cannot be used is a DataError
-that names its file and row. To add a file format, add one reader to `READERS`.
+that names its file and place. To add a file format, add one reader to `READERS` (and its columns to `columns.LOOKUPS`).
 """
 
 import csv
@@ -10,18 +10,20 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from launcher.data.columns import detect_format
+from launcher.data.columns import data_files, detect_format
 from launcher.data.digest import file_digest
 from launcher.errors import DataError
 from launcher.schema import Source
 
 Row = dict[str, Any]
-SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "system": "system", "tool": "tool"}
+ROLES = ("system", "developer", "user", "assistant", "tool")
+SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "function_call": "assistant", "observation": "tool"}
 
 
 def examples(source: Source) -> Iterator[tuple[str, Row]]:
-    """Yield (where, example) of one source; `where` is `file:row` with rows counted as a person's editor would."""
+    """Yield (where, example) of one source; `where` is `file:line` as an editor counts lines, or `file row N`."""
     row_format = source.format
+    where = None
     for where, row in _raw_rows(source):
         if not isinstance(row, dict):
             raise DataError(f"a row must be an object with named columns, not {type(row).__name__}", where=where)
@@ -33,28 +35,36 @@ def examples(source: Source) -> Iterator[tuple[str, Row]]:
                 fix="name them under data.*.columns, for example {prompt: question, completion: answer}",
             )
         yield where, FORMATS[row_format](row, source.columns, where)
+    if where is None:
+        raise DataError("holds no rows", where=source.path)
 
 
 def files(source: Source) -> list[Path]:
     """The local files of a source, sorted; empty for a hub data set."""
     path = Path(source.path)
-    if path.is_dir():
-        found = sorted(p for p in path.rglob("*") if p.suffix in READERS and p.is_file())
-        if not found:
-            raise DataError(f"no data file ({', '.join(READERS)}) in this folder", where=str(path))
-        return found
-    return [path] if path.exists() else []
+    if not path.exists():
+        return []
+    if source.name or source.split and (path.is_dir() or source.split != "train"):
+        raise DataError(
+            "name and split choose from a hub data set; local files are read whole",
+            where=source.path,
+            fix="name the one file that you mean",
+        )
+    found = data_files(path)
+    if not found:
+        raise DataError(f"no data file ({', '.join(READERS)}) in this folder", where=source.path)
+    return found
 
 
 def fingerprint(source: Source) -> list[str]:
-    """Hashes that change when the content of a source does: of each file's bytes, or of the hub data set's revision."""
+    """Words that change when the content of a source does: each file's reader and hash, or the hub data set's revision."""
     local = files(source)
     if local:
-        return [file_digest(path) for path in local]
+        return [f"{path.suffix} {file_digest(path)}" for path in local]
     import datasets
 
     try:
-        return [str(datasets.load_dataset_builder(source.path, source.name).hash)]
+        return [str(source.name), str(datasets.load_dataset_builder(source.path, source.name).hash)]
     except Exception as error:
         raise _unreachable(source, error) from error
 
@@ -68,10 +78,11 @@ def _raw_rows(source: Source) -> Iterator[tuple[str, Any]]:
                 f"no reader for {path.suffix!r} files", where=str(path), fix=f"use one of {', '.join(READERS)}"
             )
         try:
-            for number, row in reader(path):
-                yield f"{path}:{number}", row
+            yield from reader(path)
         except UnicodeDecodeError as error:
             raise DataError(f"not UTF-8 text: {error.reason} at byte {error.start}", where=str(path)) from None
+        except OSError as error:
+            raise DataError(f"cannot be read: {error.strerror or error}", where=str(path)) from None
     if not local:
         yield from _hub_rows(source)
 
@@ -85,7 +96,7 @@ def _hub_rows(source: Source) -> Iterator[tuple[str, Any]]:
     except Exception as error:
         raise _unreachable(source, error) from error
     for number, row in enumerate(rows, 1):
-        yield f"{source.path}[{split}]:{number}", row
+        yield f"{source.path} {split} row {number}", row
 
 
 def _unreachable(source: Source, error: Exception) -> DataError:
@@ -93,68 +104,85 @@ def _unreachable(source: Source, error: Exception) -> DataError:
     return DataError(f"neither a file here nor a hub data set that can be reached ({said})", where=source.path)
 
 
-# --- readers: path -> (row number, row) ---------------------------------------------------------------------------------
+# --- readers: path -> (where, row) --------------------------------------------------------------------------------------
+# utf-8-sig is UTF-8 that may begin with the mark that Windows programs put there.
 
 
-def _jsonl(path: Path) -> Iterator[tuple[int, Any]]:
-    with path.open(encoding="utf-8") as lines:
+def _jsonl(path: Path) -> Iterator[tuple[str, Any]]:
+    with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
                 continue
             try:
-                yield number, json.loads(line)
+                row = json.loads(line)
             except json.JSONDecodeError as error:
                 raise DataError(f"not JSON: {error.msg} at column {error.colno}", where=f"{path}:{number}") from None
+            yield f"{path}:{number}", row
 
 
-def _json(path: Path) -> Iterator[tuple[int, Any]]:
+def _json(path: Path) -> Iterator[tuple[str, Any]]:
     try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
+        rows = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
         raise DataError(f"not JSON: {error.msg}", where=f"{path}:{error.lineno}:{error.colno}") from None
     if isinstance(rows, dict) and isinstance(rows.get("data"), list):
         rows = rows["data"]
     if not isinstance(rows, list):
         raise DataError("a .json data file must hold an array of objects", where=str(path), fix="or save it as .jsonl")
-    yield from enumerate(rows, 1)
+    for number, row in enumerate(rows, 1):
+        yield f"{path} row {number}", row
 
 
-def _csv(path: Path, delimiter: str = ",") -> Iterator[tuple[int, Any]]:
+def _csv(path: Path) -> Iterator[tuple[str, Any]]:
+    """Quoted as in RFC 4180; strict, because a quote that is never closed would swallow the rest of the file."""
+    return _cells(path, delimiter=",", strict=True)
+
+
+def _tsv(path: Path) -> Iterator[tuple[str, Any]]:
+    """Tabs and line ends only: in text/tab-separated-values (IANA) a quote is a character like any other."""
+    return _cells(path, delimiter="\t", quoting=csv.QUOTE_NONE)
+
+
+def _cells(path: Path, **dialect: Any) -> Iterator[tuple[str, Row]]:
     csv.field_size_limit(2**31 - 1)
-    with path.open(encoding="utf-8", newline="") as text:
-        reader = csv.DictReader(text, delimiter=delimiter, restkey="")
-        for number, row in enumerate(reader, 2):
-            if "" in row or None in row.values():
-                cells = len([v for v in row.values() if v is not None]) + len(row.get("", [])) - ("" in row)
-                raise DataError(
-                    f"{cells} cells where the header has {len(reader.fieldnames or [])}", where=f"{path}:{number}"
-                )
-            yield number, row
+    with path.open(encoding="utf-8-sig", newline="") as text:
+        reader = csv.reader(text, **dialect)
+        line = 1
+        try:
+            header = next(reader, [])
+            if len(set(header)) < len(header):
+                raise DataError("two columns of the header have the same name", where=f"{path}:1")
+            line = reader.line_num + 1
+            for cells in reader:
+                if cells and len(cells) != len(header):
+                    raise DataError(f"{len(cells)} cells where the header has {len(header)}", where=f"{path}:{line}")
+                if cells:
+                    yield f"{path}:{line}", dict(zip(header, cells, strict=True))
+                line = reader.line_num + 1
+        except csv.Error as error:
+            raise DataError(f"not {path.suffix[1:].upper()}: {error}", where=f"{path}:{line}") from None
 
 
-def _tsv(path: Path) -> Iterator[tuple[int, Any]]:
-    return _csv(path, "\t")
-
-
-def _parquet(path: Path) -> Iterator[tuple[int, Any]]:
+def _parquet(path: Path) -> Iterator[tuple[str, Any]]:
     import pyarrow
     import pyarrow.parquet
 
+    number = 0
     try:
-        number = 0
         for batch in pyarrow.parquet.ParquetFile(path).iter_batches():
             for row in batch.to_pylist():
-                yield (number := number + 1), row
+                number += 1
+                yield f"{path} row {number}", row
     except pyarrow.ArrowException as error:
         raise DataError(f"not a readable parquet file: {error}", where=str(path)) from None
 
 
-def _txt(path: Path) -> Iterator[tuple[int, Any]]:
+def _txt(path: Path) -> Iterator[tuple[str, Any]]:
     """A text file is one document; `data.on_truncate: split` cuts it into pieces of max_length."""
-    yield 1, {"text": path.read_text(encoding="utf-8")}
+    yield f"{path}:1", {"text": path.read_text(encoding="utf-8-sig")}
 
 
-READERS: dict[str, Callable[[Path], Iterator[tuple[int, Any]]]] = {
+READERS: dict[str, Callable[[Path], Iterator[tuple[str, Any]]]] = {
     ".jsonl": _jsonl,
     ".json": _json,
     ".csv": _csv,
@@ -175,9 +203,16 @@ def _column(row: Row, columns: dict[str, str], name: str, where: str) -> Any:
 
 
 def _text_column(row: Row, columns: dict[str, str], name: str, where: str) -> str:
-    value = _column(row, columns, name, where)
+    return _checked_text(_column(row, columns, name, where), f"column {columns.get(name, name)!r}", where)
+
+
+def _checked_text(value: Any, what: str, where: str) -> str:
     if not isinstance(value, str):
-        raise DataError(f"column {columns.get(name, name)!r} must be text, not {type(value).__name__}", where=where)
+        raise DataError(f"{what} must be text, not {'empty' if value is None else type(value).__name__}", where=where)
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:  # an emoji cut in two by whoever shortened the text; no tokenizer takes it
+        raise DataError(f"{what} holds half a character at position {error.start}", where=where) from None
     return value
 
 
@@ -188,28 +223,49 @@ def _text(row: Row, columns: dict[str, str], where: str) -> Row:
 def _prompt_completion(row: Row, columns: dict[str, str], where: str) -> Row:
     prompt, completion = (_column(row, columns, name, where) for name in ("prompt", "completion"))
     if isinstance(prompt, list) and isinstance(completion, list):  # both written as turns: it is a conversation
-        return {"messages": _turns(prompt + completion, where), "completion_turns": len(completion)}
+        return {**_conversation(row, prompt + completion, where), "completion_turns": len(completion)}
     return {name: _text_column(row, columns, name, where) for name in ("prompt", "completion")}
 
 
 def _messages(row: Row, columns: dict[str, str], where: str) -> Row:
-    return {"messages": _turns(_column(row, columns, "messages", where), where)}
+    return _conversation(row, _column(row, columns, "messages", where), where)
 
 
-def _turns(messages: Any, where: str) -> list[Row]:
+def _conversation(row: Row, messages: Any, where: str) -> Row:
+    """The turns, and the `tools` beside them that the template writes into the prompt."""
     if not isinstance(messages, list) or not messages:
         raise DataError("messages must be a list of at least one {role, content}", where=where)
-    return [_turn(message, f"{where} messages[{i}]") for i, message in enumerate(messages)]
+    example: Row = {"messages": [_turn(message, f"{where} messages[{i}]") for i, message in enumerate(messages)]}
+    if tools := _tools(row.get("tools"), where):
+        example["tools"] = tools
+    return example
+
+
+def _tools(tools: Any, where: str) -> list[Any]:
+    """Function descriptions, as a list or as the JSON text of one."""
+    try:
+        tools = json.loads(tools) if isinstance(tools, str) and tools.strip() else tools or []
+    except json.JSONDecodeError as error:
+        raise DataError(f"column 'tools' is not JSON: {error.msg}", where=where) from None
+    if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
+        raise DataError("column 'tools' must be a list of function descriptions", where=where)
+    return tools
 
 
 def _turn(message: Any, where: str) -> Row:
     if isinstance(message, dict) and "from" in message and "value" in message:  # ShareGPT's spelling
-        message = {"role": SHAREGPT_ROLES.get(message["from"], message["from"]), "content": message["value"]}
+        message = {"role": message["from"], "content": message["value"]}
     if not isinstance(message, dict) or not isinstance(message.get("role"), str):
         raise DataError("a message needs a role and a content", where=where)
-    if not isinstance(message.get("content"), str):
-        raise DataError(f"the content must be text, not {type(message.get('content')).__name__}", where=where)
-    return {key: value for key, value in message.items() if value is not None}
+    turn = {key: value for key, value in message.items() if value is not None}
+    turn["role"] = SHAREGPT_ROLES.get(turn["role"], turn["role"])
+    if turn["role"] not in ROLES:  # a template would write any word, and nothing would be trained on it
+        known = ", ".join((*ROLES, *SHAREGPT_ROLES))
+        raise DataError(f"unknown role {turn['role']!r}", where=where, fix=f"use one of {known}")
+    if turn.get("tool_calls") and "content" not in turn:
+        return turn
+    turn["content"] = _checked_text(turn.get("content"), "the content", where)
+    return turn
 
 
 FORMATS: dict[str, Callable[[Row, dict[str, str], str], Row]] = {

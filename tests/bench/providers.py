@@ -52,9 +52,11 @@ def make_material(work: Path, s: Settings) -> None:
         eos_token_id=1,
     )
     LlamaForCausalLM(config).save_pretrained(work / "model")
-    words = Tokenizer(models.WordLevel({f"w{i}": i for i in range(s.vocab_size)}, unk_token="w0"))
+    words = Tokenizer(models.WordLevel({word(i): i for i in range(s.vocab_size)}, unk_token=word(0)))
     words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(tokenizer_object=words, pad_token="w0", eos_token="w1").save_pretrained(work / "model")
+    PreTrainedTokenizerFast(tokenizer_object=words, pad_token=word(0), eos_token=word(1)).save_pretrained(
+        work / "model"
+    )
 
     # Frequencies as in language, 1 / rank, so that there is something to learn; each row ends the text.
     chances = 1 / np.arange(1, s.vocab_size - 1)
@@ -63,7 +65,11 @@ def make_material(work: Path, s: Settings) -> None:
     rows = 2 + draw.choice(s.vocab_size - 2, size=shape, p=chances / chances.sum())
     with (work / "train.jsonl").open("w") as file:
         for row in rows.tolist():
-            file.write(json.dumps({"text": " ".join(f"w{i}" for i in [*row, 1])}) + "\n")
+            file.write(json.dumps({"text": " ".join(map(word, [*row, 1]))}) + "\n")
+
+
+def word(token: int) -> str:
+    return ("<pad>", "<end>")[token] if token < 2 else f"w{token}"
 
 
 def token_rows(work: Path, s: Settings) -> list[list[int]]:
@@ -74,7 +80,8 @@ def token_rows(work: Path, s: Settings) -> list[list[int]]:
     from launcher.data.order import Order, Source
 
     texts = [json.loads(line)["text"] for line in (work / "train.jsonl").open()]
-    ids = [[int(word[1:]) for word in text.split()] for text in texts]
+    tokens = {word(i): i for i in range(s.vocab_size)}
+    ids = [[tokens[each] for each in text.split()] for text in texts]
     order = Order(np.array([len(row) for row in ids]), (Source(0, len(ids)),), s.seed, s.rows_per_step)
     steps = (order.micro_batches(step, s.rows_per_step, 1)[0] for step in range(s.steps))
     return [ids[int(unit[0])] for units in steps for unit in units]

@@ -78,6 +78,7 @@ def machine(s: Settings) -> dict:
         "settings": dataclasses.asdict(s),
         "precision": "fp32",
         "cores": os.cpu_count(),
+        "load_before": os.getloadavg()[0],
         "cpu": cpu(),
         "versions": installed,
     }
@@ -110,6 +111,7 @@ def installed(names: list[str]) -> list[str]:
 def main() -> int:
     args = arguments()
     s = Settings(steps=args.steps, threads=args.threads, gradient_checkpointing=args.gradient_checkpointing)
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: s.threads])  # inherited: a thread has a core, and no more
     print(json.dumps(machine(s), indent=1), flush=True)
     names = installed(args.providers)
     runs: dict[str, list[dict]] = {name: [] for name in names}
@@ -123,7 +125,7 @@ def main() -> int:
                 if (result := run_once(name, Path(material), s)) is not None:
                     runs[name].append(result)
     results = {name: summary(done, s) for name, done in runs.items() if done}
-    print(table(results))
+    print(table(results) if results else "no provider finished")
     if args.json:
         args.json.write_text(json.dumps(machine(s) | {"rounds": args.rounds, "results": results}, indent=1))
     return 0 if all(len(done) == args.rounds for done in runs.values()) else 1

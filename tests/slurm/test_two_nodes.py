@@ -149,8 +149,13 @@ def test_a_bad_submission_is_refused(
 
 
 def test_two_nodes_train_what_one_host_trains(cluster: Cluster, tmp_path: Path) -> None:
+    rows = (REPOSITORY / "recipes/data/python_qa_train.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "train.jsonl").write_text("".join(rows[:64]))
+    (tmp_path / "eval.jsonl").write_text("".join(rows[64:72]))
     arguments = [
         "recipes/gpt_lora.yaml",
+        f"data.train=[{{path: {tmp_path / 'train.jsonl'}}}]",
+        f"data.eval=[{{path: {tmp_path / 'eval.jsonl'}}}]",
         "training.max_steps=5",
         "logging.logging_steps=1",
         "evaluation.metrics=[loss]",
@@ -159,7 +164,7 @@ def test_two_nodes_train_what_one_host_trains(cluster: Cluster, tmp_path: Path) 
     log = f"--output={tmp_path}/slurm-%j.out"
     options = ["-N2", f"--chdir={REPOSITORY}", log, SCRIPT, *arguments, f"output_dir={tmp_path / 'nodes'}"]
     job = cluster.submit(*options, cwd=tmp_path, PYTHONPATH=import_path())
-    code, text = cluster.wait(job, tmp_path, seconds=120)
+    code, text = cluster.wait(job, tmp_path, seconds=140)
     assert code == 0, text
 
     torchrun = [
@@ -174,7 +179,7 @@ def test_two_nodes_train_what_one_host_trains(cluster: Cluster, tmp_path: Path) 
     ]
     environment = job_environment() | {"PYTHONPATH": import_path()}
     command = [*torchrun, *arguments, f"output_dir={tmp_path / 'host'}"]
-    host = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=120)
+    host = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True, timeout=140)
     assert host.returncode == 0, host.stdout + host.stderr
 
     losses = train_losses(tmp_path / "nodes")

@@ -1,0 +1,50 @@
+# Each target sets itself up; a second run reinstalls nothing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+SET_UP := $(VENV)/.set-up
+export HF_HUB_OFFLINE ?= 1
+export TOKENIZERS_PARALLELISM ?= false
+
+.PHONY: help setup demo test test-all check format bench clean
+
+help:
+	@echo "make setup     virtual environment in .venv, with everything at pinned versions"
+	@echo "make demo      LoRA of the embedded model on two CPU cores, in a new run folder"
+	@echo "make test      the tests"
+	@echo "make check     ruff, formatter, types of the pure layers, layer test"
+	@echo "make bench     tokens/s and memory beside a bare loop, Trainer and TRL"
+
+setup: $(SET_UP)
+
+$(SET_UP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test]'
+	touch $@
+
+demo: $(SET_UP)
+	$(BIN)/accelerate launch -m launcher recipes/gpt_lora.yaml
+
+test: $(SET_UP)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(SET_UP)
+	$(BIN)/python -m pytest
+
+check: $(SET_UP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest tests/test_layers.py
+
+format: $(SET_UP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+bench: $(SET_UP)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	$(BIN)/python tests/bench/train_bench.py
+
+clean:
+	rm -rf $(VENV) build *.egg-info

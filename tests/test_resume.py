@@ -1,0 +1,123 @@
+"""Six steps are three steps, an end of any kind, and three more: bit for bit on one process."""
+
+import json
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import tiny
+
+OPTIONS = ["training.max_steps=12", "checkpoint.save_steps=3", "evaluation.metrics=[loss]", "evaluation.eval_steps=4"]
+
+
+def start(recipe: Path, folder: Path, *more: str, world: int = 1) -> tiny.Ranks:
+    words = ["train", str(recipe), *OPTIONS, f"output_dir={folder}", *more]
+    return tiny.Ranks(world, words, folder.with_suffix(".log"))
+
+
+def wait_for_step(folder: Path, step: int) -> None:
+    for _ in range(3000):
+        if (folder / "metrics.jsonl").exists() and max(tiny.losses(folder), default=0) >= step:
+            return
+        time.sleep(0.01)
+    raise AssertionError(folder.with_suffix(".log").read_text())
+
+
+def exit_codes(folder: Path) -> list[int]:
+    lines = map(json.loads, (folder / "attempts.jsonl").read_text().splitlines())
+    return [line["exit_code"] for line in lines if line["event"] == "end"]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("resume") / "whole"
+    assert start(recipe, folder).wait() == [0]
+    return folder
+
+
+def assert_same(folder: Path, whole: Path) -> None:
+    for metric in ("train/loss", "train/grad_norm", "train/learning_rate", "eval/loss"):
+        assert tiny.losses(folder, metric) == tiny.losses(whole, metric)  # floats compared exactly
+    for path in (whole / "export").glob("*.safetensors"):
+        assert (folder / "export" / path.name).read_bytes() == path.read_bytes()
+
+
+@pytest.mark.parametrize("step", [2, 5, 10])
+def test_killed_and_resumed_equals_uninterrupted(recipe: Path, uninterrupted: Path, tmp_path: Path, step: int) -> None:
+    """At step 2 there is no checkpoint yet: the run begins again, and says so."""
+    ranks = start(recipe, tmp_path / "run")
+    wait_for_step(tmp_path / "run", step)
+    os.kill(ranks.processes[0].pid, signal.SIGKILL)
+    assert ranks.wait() == [-signal.SIGKILL]
+    assert not (tmp_path / "run" / "export").exists()
+
+    assert start(recipe, tmp_path / "run", "--resume", "auto").wait() == [0]
+    assert_same(tmp_path / "run", uninterrupted)
+
+
+def test_a_request_to_stop_saves_and_ends_with_85(recipe: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    ranks = start(recipe, tmp_path / "run")
+    wait_for_step(tmp_path / "run", 4)
+    os.kill(ranks.processes[0].pid, signal.SIGTERM)
+    assert ranks.wait() == [85]
+    stopped = max(tiny.losses(tmp_path / "run"))
+    assert (tmp_path / "run" / "checkpoints" / f"step-{stopped:08d}" / "MANIFEST.json").exists()
+
+    assert start(recipe, tmp_path / "run", "--resume", "auto").wait() == [0]
+    assert_same(tmp_path / "run", uninterrupted)
+    assert exit_codes(tmp_path / "run") == [85, 0]
+
+
+def test_a_damaged_newest_checkpoint_is_put_aside(recipe: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(uninterrupted, tmp_path / "run")
+    newest = run / "checkpoints" / "step-00000012" / "model" / "adapter_model.safetensors"
+    damaged = bytearray(newest.read_bytes())
+    damaged[-5] ^= 1
+    newest.write_bytes(damaged)
+    assert start(recipe, run, "--resume", "auto").wait() == [0]
+    assert_same(run, uninterrupted)
+    assert [path.name[:13] for path in (run / "checkpoints" / "quarantine").iterdir()] == ["step-00000012"]
+
+
+def test_no_usable_checkpoint_is_88_and_nothing_is_trained(recipe: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(uninterrupted, tmp_path / "run")
+    for state in run.glob("checkpoints/step-*/state.json"):
+        state.write_text("{}")
+    before = (run / "metrics.jsonl").read_bytes()
+    assert start(recipe, run, "--resume", "auto").wait() == [88]
+    assert (run / "metrics.jsonl").read_bytes() == before
+
+
+def test_going_back_to_a_checkpoint_trains_the_rest_again(recipe: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(uninterrupted, tmp_path / "run")
+    assert start(recipe, run, "--resume", str(run / "checkpoints" / "step-00000009")).wait() == [0]
+    assert_same(run, uninterrupted)
+    assert "step-00000012 is put aside" in (tmp_path / "run.log").read_text()
+
+
+def test_a_run_is_never_overwritten(recipe: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    before = {path: path.read_bytes() for path in uninterrupted.rglob("*") if path.is_file()}
+    assert tiny.train(recipe, *OPTIONS, f"output_dir={uninterrupted}") == 89
+    assert {path: path.read_bytes() for path in uninterrupted.rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize("change", ["seed=7", "training.global_batch_size=2", "data.max_length=32", "adapter.r=8"])
+def test_another_run_is_not_resumed(recipe: Path, uninterrupted: Path, tmp_path: Path, change: str, capsys) -> None:
+    run = shutil.copytree(uninterrupted, tmp_path / "run")
+    assert tiny.train(recipe, *OPTIONS, f"output_dir={run}", change, "--resume", "auto") in (88, 89)
+    said = capsys.readouterr().err
+    assert "resume with" in said and "Traceback" not in said
+
+
+def test_two_ranks_go_on_where_one_rank_stopped(recipe: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    """The cursor knows no world size; across world sizes the losses are equal to rounding."""
+    run = tmp_path / "run"
+    one = start(recipe, run)
+    wait_for_step(run, 5)
+    os.kill(one.processes[0].pid, signal.SIGKILL)
+    one.wait()
+    assert start(recipe, run, "--resume", "auto", world=2).wait() == [0, 0]
+    assert tiny.losses(run) == pytest.approx(tiny.losses(uninterrupted), rel=1e-5)

@@ -1,0 +1,134 @@
+"""A tiny causal model, its tokenizer and data, and ways to run the launcher on them in this process or in several."""
+
+import json
+import multiprocessing
+import os
+import random
+import socket
+import sys
+from pathlib import Path
+from typing import Any
+
+WORDS = "the a red blue green cat dog bird sees likes chases house tree river and or when because quickly slowly".split()
+CHAT_TEMPLATE = (
+    "{%- for m in messages -%}<|{{ m.role }}|> {{ m.content }} <|end|> {% endfor -%}"
+    "{%- if add_generation_prompt -%}<|assistant|> {% endif -%}"
+)
+RECIPE = """\
+task: causal_lm
+method: lora
+model: {name_or_path: model}
+adapter: {r: 4, lora_alpha: 8}
+data:
+  train: [{path: train.jsonl}]
+  eval: [{path: eval.jsonl}]
+  max_length: 64
+training: {global_batch_size: 4, per_device_train_batch_size: 1, max_steps: 6, max_grad_norm: 0.1}
+optimizer: {learning_rate: 1.0e-2, weight_decay: 0.1}
+scheduler: {name: cosine, warmup_steps: 2}
+evaluation: {max_new_tokens: 4}
+export: {verify: false}
+logging: {logging_steps: 1, trackers: [jsonl]}
+"""
+
+
+def make(folder: Path) -> Path:
+    """Write model/, train.jsonl, eval.jsonl and tiny.yaml; returns the recipe. The same bytes every time."""
+    save_tokenizer(folder / "model")
+    save_model(folder / "model")
+    chance = random.Random(0)
+    for name, number in (("train", 22), ("eval", 5)):
+        rows = [json.dumps({"messages": _conversation(chance)}) for _ in range(number)]
+        (folder / f"{name}.jsonl").write_text("\n".join(rows) + "\n")
+    (folder / "tiny.yaml").write_text(RECIPE)
+    return folder / "tiny.yaml"
+
+
+def save_tokenizer(folder: Path) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    special = ["<|pad|>", "<|end|>", "<|user|>", "<|assistant|>", "<|unk|>"]
+    vocabulary = {token: i for i, token in enumerate(special + WORDS)}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<|unk|>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|pad|>", unk_token="<|unk|>", additional_special_tokens=special[2:4]
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    fast.save_pretrained(folder)
+
+
+def save_model(folder: Path, **changes: Any) -> None:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    config = LlamaConfig(
+        vocab_size=32, num_key_value_heads=2, max_position_embeddings=64, bos_token_id=None, eos_token_id=1, pad_token_id=0, **shape | changes
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        LlamaForCausalLM(config).save_pretrained(folder)
+
+
+def train(recipe: Path, *words: str) -> int:
+    """`launcher train RECIPE words...` in this process; the exit code."""
+    from launcher.__main__ import main
+
+    return main(["train", str(recipe), *words])
+
+
+def losses(folder: Path, name: str = "train/loss") -> dict[int, float]:
+    """step -> value from metrics.jsonl; the last line of a step counts."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {line["step"]: line[name] for line in lines if name in line}
+
+
+class Ranks:
+    """`world` processes that each run the launcher as one rank; forked from a server that has imported torch once."""
+
+    def __init__(self, world: int, words: list[str], log: Path):
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["launcher.story", "launcher.restore", "launcher.report"])
+        port = _free_port()
+        self.processes = [
+            context.Process(target=_rank, args=(rank, world, port, words, str(log))) for rank in range(world)
+        ]
+        for process in self.processes:
+            process.start()
+
+    def wait(self, seconds: float = 120) -> list[int | None]:
+        """Exit codes by rank."""
+        for process in self.processes:
+            process.join(seconds)
+        codes = [process.exitcode for process in self.processes]
+        for process in self.processes:
+            process.kill()
+        return codes
+
+
+def _rank(rank: int, world: int, port: int, words: list[str], log: str) -> None:
+    with open(log, "a") as output:
+        os.dup2(output.fileno(), 1)
+        os.dup2(output.fileno(), 2)
+    if world > 1:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    from launcher.__main__ import main
+
+    sys.exit(main(words))
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _conversation(chance: random.Random) -> list[dict[str, str]]:
+    turns = []
+    for _ in range(chance.randint(1, 3)):
+        for role in ("user", "assistant"):
+            turns.append({"role": role, "content": " ".join(chance.choices(WORDS, k=chance.randint(1, 7)))})
+    return turns
