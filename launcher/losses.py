@@ -42,6 +42,8 @@ class Head:
 
 def resolve_head(model: nn.Module) -> tuple[Head | None, str]:
     """The head of a Hugging Face causal model (PEFT unwrapped), or None with the reason why the fused loss cannot use it."""
+    if model.base_model is model:
+        return None, f"{type(model).__name__} names no decoder below its head"
     linear = model.get_output_embeddings()
     if type(linear) is not nn.Linear:
         return None, f"the output head is a {type(linear).__name__}, not a plain linear layer"
@@ -51,24 +53,31 @@ def resolve_head(model: nn.Module) -> tuple[Head | None, str]:
 
 
 def from_hidden(hidden: Tensor, head: Head, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Fused loss. hidden (..., H); labels (...,) already shifted, -100 ignored. Returns (loss sum in fp32, hits)."""
+    """Fused loss. hidden (..., H); labels (...,) already shifted, -100 ignored. Returns (loss sum in at least fp32, hits)."""
     weight, bias = head.linear.weight, head.linear.bias
     dtype = (
         torch.get_autocast_dtype(hidden.device.type) if torch.is_autocast_enabled(hidden.device.type) else weight.dtype
     )
-    with torch.autocast(hidden.device.type, enabled=False):
-        return linear_cross_entropy(
-            hidden.reshape(-1, hidden.shape[-1]).to(dtype),
-            weight.to(dtype),
-            labels.reshape(-1),
-            bias=None if bias is None else bias.to(dtype),
-            softcap=head.softcap,
-            scale=head.scale,
-        )
+    return linear_cross_entropy(
+        hidden.reshape(-1, hidden.shape[-1]).to(dtype),
+        weight.to(dtype),
+        labels.reshape(-1),
+        bias=None if bias is None else bias.to(dtype),
+        ignore_index=IGNORED,
+        softcap=head.softcap,
+        scale=head.scale,
+    )
+
+
+def logits_of(hidden: Tensor, head: Head) -> Tensor:
+    """The logits that `from_hidden` takes the loss of; hidden (..., H) -> (..., V)."""
+    logits = nn.functional.linear(hidden.to(head.linear.weight.dtype), head.linear.weight, head.linear.bias) * head.scale
+    return logits if head.softcap is None else head.softcap * torch.tanh(logits / head.softcap)
 
 
 def from_logits(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Plain loss. logits (..., V), labels (...,) already shifted, -100 ignored. Returns (loss sum in fp32, hits)."""
-    flat, target = logits.reshape(-1, logits.shape[-1]).float(), labels.reshape(-1)
-    loss = nn.functional.cross_entropy(flat, target, ignore_index=-100, reduction="sum")
-    return loss, ((flat.argmax(-1) == target) & (target != -100)).sum()
+    """Plain loss. logits (..., V), labels (...,) already shifted, -100 ignored. Returns (loss sum in at least fp32, hits)."""
+    flat, target = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)
+    flat = flat.to(torch.promote_types(flat.dtype, torch.float32))
+    loss = nn.functional.cross_entropy(flat, target, ignore_index=IGNORED, reduction="sum")
+    return loss, ((flat.argmax(-1) == target) & (target != IGNORED)).sum()

@@ -8,8 +8,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"errors", "log", "shipped", "launcher_kernels", ""},
-    {"recipe", "schema", "parts", "schedules", "data", "losses", "run_folder"}
-    | {"layers", "local_files", "rules", "explain", "suggest", "yaml_source"},  # the recipe's own files
+    {"recipe", "schema", "section", "suggest", "parts", "schedules", "data", "losses", "run_folder"},
     {"tasks", "adapters", "optimizers", "trackers"},
     {"plan", "model", "engine", "checkpoint", "export", "proof", "output", "environment", "faults", "spawn"},
     {"loop", "evaluate", "run", "restore", "story", "report"},
@@ -37,6 +36,7 @@ def imported(path: Path) -> list[tuple[str, bool]]:
 
 
 def home(path: Path) -> str:
+    """The file or folder of launcher/ that a file belongs to."""
     return path.relative_to(ROOT / "launcher").with_suffix("").parts[0].replace("__init__", "")
 
 

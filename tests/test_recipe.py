@@ -19,10 +19,10 @@ from launcher import parts, recipe, schema
 from launcher.data.columns import column_names, data_files, detect_format
 from launcher.errors import RecipeError, RecipeErrors
 from launcher.recipe import Recipe
+from launcher.recipe.validate import PARTS
+from launcher.recipe.yaml_source import Node, Problem, read_file
 from launcher.section import plain
-from launcher.validate import PARTS
 from launcher.verbs.schema import schema as json_schema
-from launcher.yaml_source import Node, Problem, read_file
 
 SHIPPED = sorted((Path(__file__).parent.parent / "recipes").glob("*.yaml"))
 
@@ -414,3 +414,13 @@ assert not heavy, heavy
         subprocess.run([sys.executable, "-c", code], cwd=folder, env={"PYTHONPATH": root}, check=True)
         seconds.append(time.perf_counter() - start)
     assert min(seconds) < 1.0
+
+
+def test_a_length_of_an_upper_layer_replaces_the_other_kind_of_length(folder: Path) -> None:
+    """`training.max_steps=2` on the command line shortens any recipe; both in one file are a contradiction."""
+    path = folder / "lengths.yaml"
+    path.write_text(GOOD + "training: {num_train_epochs: 3}\n")
+    assert load(path, ["training.max_steps=2"]).training.num_train_epochs is None
+    path.write_text(GOOD + "training: {num_train_epochs: 3, max_steps: 2}\n")
+    with pytest.raises(RecipeErrors, match="contradicts training.num_train_epochs"):
+        load(path)

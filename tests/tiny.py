@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-WORDS = "the a red blue green cat dog bird sees likes chases house tree river and or when because quickly slowly".split()
+WORDS = ["the", "a", "red", "blue", "green", "cat", "dog", "bird", "sees", "likes", "chases", "house", "tree", "river", "and", "or", "when", "because", "quickly", "slowly"]
 CHAT_TEMPLATE = (
     "{%- for m in messages -%}<|{{ m.role }}|> {{ m.content }} <|end|> {% endfor -%}"
     "{%- if add_generation_prompt -%}<|assistant|> {% endif -%}"

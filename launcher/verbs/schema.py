@@ -19,8 +19,8 @@ def run(args: argparse.Namespace) -> int:
 def schema() -> dict[str, Any]:
     """JSON Schema (draft 2020-12) of a recipe; the parts' sections depend on method, optimizer.name and task."""
     from launcher import parts
+    from launcher.recipe.validate import PARTS
     from launcher.schema import Sections
-    from launcher.validate import PARTS
 
     recipe = _of(Sections)
     defs = recipe.pop("$defs")
@@ -54,7 +54,7 @@ _EXTENDS = {"required": ["extends"]}  # what is missing here may stand in the re
 
 def _named(section: str, name: str) -> dict[str, Any]:
     """The condition under which a section belongs to the part `name`."""
-    from launcher.validate import DEFAULT_NAMES, NAMED_BY
+    from launcher.recipe.validate import DEFAULT_NAMES, NAMED_BY
 
     if section not in DEFAULT_NAMES:
         key = NAMED_BY[section]

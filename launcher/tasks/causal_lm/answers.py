@@ -7,7 +7,7 @@ import torch
 
 from launcher.data import render
 
-TEXT_PROMPT_WORDS = 24
+TEXT_PROMPT_TOKENS = 32
 
 
 class Question(NamedTuple):
@@ -36,12 +36,18 @@ def _question(example: dict[str, Any], tokenizer: Any) -> Question | None:
         last = max((i for i, turn in enumerate(turns) if turn["role"] == "assistant"), default=0)
         if not last:
             return None
-        return Question(turns[last - 1]["content"], render.prompt_text(turns[:last], tokenizer), turns[last]["content"])
+        prompt = render.prompt_text(turns[:last], tokenizer, example.get("tools"))
+        return Question(turns[last - 1].get("content", ""), prompt, turns[last].get("content", ""))
     if "completion" in example:
         return Question(example["prompt"], example["prompt"], example["completion"])
-    words = example["text"].split(" ")
-    start = " ".join(words[:TEXT_PROMPT_WORDS])
-    return Question(start, start, " ".join(words[TEXT_PROMPT_WORDS : 4 * TEXT_PROMPT_WORDS]))
+    return _continuation(example["text"][: 64 * TEXT_PROMPT_TOKENS], tokenizer)
+
+
+def _continuation(text: str, tokenizer: Any) -> Question:
+    """The first quarter of a text's beginning is the prompt; measured in tokens, since not every script has spaces."""
+    begins = [begin for begin, _ in tokenizer(text, return_offsets_mapping=True, verbose=False)["offset_mapping"]]
+    stops = [*begins[TEXT_PROMPT_TOKENS :: TEXT_PROMPT_TOKENS], len(text)]
+    return Question(text[: stops[0]], text[: stops[0]], text[stops[0] : stops[min(3, len(stops) - 1)]])
 
 
 @torch.no_grad()

@@ -5,18 +5,26 @@ import re
 from collections import Counter
 
 
+_CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
+_WORD = re.compile(rf"[{_CJK}]|[^\s{_CJK}]+")
+_PUNCTUATION = re.compile(r"[^\w\s]|_")
+
+
 def summarize(totals: dict[str, tuple[float, float]]) -> dict[str, float]:
     """Sums and counts over all ranks -> `loss` (nats a token), `perplexity` (its exponential), `token_accuracy` (greedy, 0 to 1)."""
     loss = _mean(totals["tokens"])
     return {
         "loss": loss,
-        "perplexity": math.exp(loss) if loss < 700 else math.inf,
+        "perplexity": math.inf if loss > 700 else math.exp(loss),  # NaN stays NaN
         "token_accuracy": _mean(totals["token_accuracy"]),
     }
 
 
 def score(answer: str, reference: str) -> float:
-    """F1 of the words two texts share, order aside: SQuAD's rule (Rajpurkar et al., arXiv:1606.05250, section 6.1)."""
+    """F1 of the words that two texts share, order aside, 0 to 1: SQuAD's rule (Rajpurkar et al., arXiv:1606.05250, section 6.1).
+
+    Case, punctuation and articles do not count. A Chinese or Japanese character is a word, as in CMRC 2018 (arXiv:1810.07366).
+    """
     given, wanted = _words(answer), _words(reference)
     shared = sum((Counter(given) & Counter(wanted)).values())
     if not shared:
@@ -26,7 +34,7 @@ def score(answer: str, reference: str) -> float:
 
 
 def _words(text: str) -> list[str]:
-    words = re.findall(r"\w+", text.lower())
+    words = _WORD.findall(_PUNCTUATION.sub("", text.lower()))
     return [word for word in words if word not in ("a", "an", "the")]
 
 

@@ -9,6 +9,8 @@ from launcher import losses
 from launcher.errors import RecipeError
 from launcher.losses import IGNORED, Loss
 
+PROBE_LENGTH = 256  # tokens whose logits `settle` can afford to hold
+
 
 class Objective(nn.Module):
     """A causal model and its loss. `implementation` says which loss runs, `reason` why."""
@@ -46,18 +48,30 @@ class Objective(nn.Module):
 
     @torch.no_grad()
     def settle(self, batch: dict[str, Tensor], tolerance: float, may_fall_back: bool) -> None:
-        """Compare the fused with the plain loss on a real batch; a mismatch falls back, or is an error where that is not allowed."""
+        """Compare the fused with the plain loss on a real batch; a mismatch falls back, or is an error where that is not allowed.
+
+        The logits are compared too: those of an untrained model are so flat that a wrong scale hardly moves the loss.
+        """
         if self.implementation == "torch":
             return
-        labels = batch["labels"]
-        fused = float(self(**batch).terms["tokens"][0])
-        plain = float(losses.from_logits(self.logits(**{k: v for k, v in batch.items() if k != "labels"}), labels)[0])
-        if abs(fused - plain) <= tolerance * abs(plain):
-            self.reason = f"{self.reason}; agrees with the plain loss on the first rows to {abs(fused - plain) / (abs(plain) or 1):.0e}"
+        inputs = {name: tensor[:, :PROBE_LENGTH] for name, tensor in batch.items() if name != "labels"}
+        labels = inputs["input_ids"].roll(-1, 1)  # of its own, since a prompt may be longer than the probe
+        decoder, head = self._parts
+        own_logits = self.logits(**inputs)
+        logits = losses.logits_of(decoder(use_cache=False, **inputs).last_hidden_state, head)
+        fused, plain = self(labels=labels, **inputs).terms["tokens"][0], losses.from_logits(own_logits, labels)[0]
+        off_logits = float((logits - own_logits).norm() / own_logits.norm())
+        off_loss = float((fused - plain).abs() / plain.abs())
+        if off_logits <= tolerance and off_loss <= tolerance:
+            self.reason += f"; agrees with the plain loss on the first row to {off_loss:.0e}"
             return
-        finding = f"the fused loss is {fused:.6g} where the model's own logits give {plain:.6g}"
+        finding = (
+            f"its logits are {off_logits:.0e} away from the model's own, its loss {off_loss:.0e} "
+            f"({float(fused):.6g}, plainly {float(plain):.6g})"
+        )
         if not may_fall_back:
             raise RecipeError(
                 f"loss.implementation fused is wrong for this model: {finding}", fix="use loss.implementation=torch"
             )
-        self._parts, self.implementation, self.reason = (self._parts[0], None), "torch", f"fallback: {finding}"
+        self._parts, self.implementation = (decoder, None), "torch"
+        self.reason = f"fallback, because the fused loss is wrong for this model: {finding}"

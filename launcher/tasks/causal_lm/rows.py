@@ -9,7 +9,8 @@ from launcher.data import render
 from launcher.errors import DataError
 from launcher.schema import Data
 
-LOSS_ON = {"messages": "assistant", "completion": "completion", "text": "all"}  # where the recipe does not say
+# Where the recipe does not say. The first name that an example has tells its kind: a completion may be written as turns.
+LOSS_ON = {"completion_turns": "completion", "messages": "assistant", "completion": "completion", "text": "all"}
 
 
 @dataclass
@@ -53,8 +54,11 @@ def collate(
 
 def _render(where: str, example: dict[str, Any], tools: Tools, loss_on: str) -> render.Tokens:
     if "messages" in example:
+        functions = example.get("tools")
+        if functions and "tools" not in str(tools.tokenizer.chat_template):
+            tools.count("rows whose tools the chat template leaves out")
         turns = example.get("completion_turns", 1)
-        return render.chat(example["messages"], tools.tokenizer, loss_on, where, turns)
+        return render.chat(example["messages"], tools.tokenizer, loss_on, where, turns, functions)
     if "completion" in example:
         return render.prompt_completion(example["prompt"], example["completion"], tools.tokenizer, loss_on)
     return render.text(example["text"], tools.tokenizer)
@@ -79,5 +83,6 @@ def _fitted(where: str, tokens: render.Tokens, tools: Tools, is_text: bool) -> I
         )
     else:
         tools.count("rows split")
-        for start in range(0, length - 1, limit):
+        # A piece begins with the last token of the one before, which gives its first target something to follow from.
+        for start in range(0, length - 1, max(1, limit - 1)):
             yield render.Tokens(tokens.ids[start : start + limit], tokens.trained[start : start + limit])

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from launcher.recipe.yaml_source import Node, Place, Problem, merge, read_file, read_text
 from launcher.suggest import did_you_mean
-from launcher.yaml_source import Node, Place, Problem, merge, read_file, read_text
 
 
 def read(path: str | Path, overrides: Sequence[str], problems: list[Problem]) -> Node | None:
@@ -107,7 +107,8 @@ def _assign(node: Node, steps: list[str], value: Node, above: str) -> Node:
         raise ValueError(f"{above}: is a single value and has no {step}")
     empty = Node(None, value.place, value.key_place)
     items_by_key = node.value or {}
-    return replace(node, value={**items_by_key, step: _assign(items_by_key.get(step, empty), steps[1:], value, here)})
+    assigned = _assign(items_by_key.get(step, empty), steps[1:], value, here)
+    return merge(replace(node, value=items_by_key), replace(node, value={step: assigned}))
 
 
 def _index(step: str, length: int, above: str) -> int:

@@ -15,13 +15,13 @@ from typing import Any
 import yaml
 from pydantic import PrivateAttr
 
-from launcher import layers, local_files
 from launcher.errors import RecipeErrors
-from launcher.rules import value_at
+from launcher.recipe import layers, local_files
+from launcher.recipe.rules import value_at
+from launcher.recipe.validate import PARTS, validated
+from launcher.recipe.yaml_source import DEFAULT, Dumper, Node, Place, Problem
 from launcher.schema import Sections
 from launcher.section import Section, join, leaves_in, note_reads
-from launcher.validate import PARTS, validated
-from launcher.yaml_source import DEFAULT, Dumper, Node, Place, Problem
 
 
 class Recipe(Sections):

@@ -9,9 +9,9 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
+from launcher.recipe.yaml_source import Node
 from launcher.section import Expect, Section
 from launcher.suggest import did_you_mean
-from launcher.yaml_source import Node
 
 Step = str | int
 Path = tuple[Step, ...]

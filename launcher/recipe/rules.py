@@ -6,7 +6,8 @@ To add a rule, write a generator of (key, problem) and list it in `RULES`. A fea
 from collections.abc import Iterator
 from typing import Any
 
-from launcher import local_files, parts
+from launcher import parts
+from launcher.recipe import local_files
 from launcher.schema import Evaluation, Sections
 from launcher.section import Section, forget_reads, note_reads
 from launcher.suggest import did_you_mean

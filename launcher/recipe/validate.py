@@ -7,12 +7,13 @@ from typing import Any, TypeVar, get_args
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from launcher import explain, parts, rules
-from launcher.explain import Path, branches
+from launcher import parts
+from launcher.recipe import explain, rules
+from launcher.recipe.explain import Path, branches
+from launcher.recipe.yaml_source import DEFAULT, Node, Problem
 from launcher.schema import Sections
 from launcher.section import Section, freeze, join, sections_in
 from launcher.suggest import meant
-from launcher.yaml_source import DEFAULT, Node, Problem
 
 PARTS = {
     "adapter": "adapters",

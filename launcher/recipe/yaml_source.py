@@ -58,12 +58,20 @@ class Node:
         return [node.plain() for node in self.value] if isinstance(self.value, list) else self.value
 
 
+ALTERNATIVES = {"max_steps": "num_train_epochs", "num_train_epochs": "max_steps", "init": "name_or_path"}
+
+
 def merge(base: Node, top: Node) -> Node:
-    """`top` over `base`: mappings are merged key by key, everything else, lists too, is replaced."""
+    """`top` over `base`: mappings are merged key by key, everything else, lists too, is replaced.
+
+    A key of `top` also takes the place of its alternative in `base`: max_steps on the command line, num_train_epochs in the file.
+    """
     if not (isinstance(base.value, dict) and isinstance(top.value, dict)):
         return top
     merged = {key: merge(base.value[key], node) if key in base.value else node for key, node in top.value.items()}
-    return replace(top, value={**base.value, **merged})
+    outdone = {ALTERNATIVES[key] for key, node in top.value.items() if key in ALTERNATIVES and node.value is not None}
+    kept = {key: node for key, node in base.value.items() if key not in outdone}
+    return replace(top, value={**kept, **merged})
 
 
 def read_file(path: Path, source: str, problems: list[Problem]) -> Node | None:

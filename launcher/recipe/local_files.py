@@ -13,10 +13,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from launcher.data.columns import FORMAT_COLUMNS, LOOKUPS, OUR_COLUMNS, Format, column_names, data_files, detect_format
-from launcher.layers import near_file
+from launcher.recipe.layers import near_file
+from launcher.recipe.yaml_source import Node, Problem
 from launcher.schema import Sections, Source
 from launcher.suggest import did_you_mean
-from launcher.yaml_source import Node, Problem
 
 FOLDERS = ("model.name_or_path", "tokenizer.name_or_path")
 FILES = ("model.init", "tokenizer.chat_template")
