@@ -9,9 +9,11 @@ import sys
 import time
 import traceback
 from pathlib import Path
+from types import ModuleType
 
 from launcher import parts
-from launcher.errors import LauncherError, exit_code_of
+from launcher.errors import LauncherError, RecipeError, exit_code_of
+from launcher.suggest import did_you_mean
 
 RECIPE_SUFFIXES = (".yaml", ".yml")
 
@@ -19,19 +21,17 @@ RECIPE_SUFFIXES = (".yaml", ".yml")
 def main(arguments: list[str] | None = None) -> int:
     """Run one verb; a LauncherError is printed as what it says, without a traceback. Returns the exit code."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if words and not words[0].startswith("-") and words[0] not in parts.names("verbs"):
-        words.insert(0, "train")
-    parser = _parser(words[0] if words else "")
-    options = parser.parse_intermixed_args(words[1:] if words and words[0] in parts.names("verbs") else words)
-    if not words or words[0] not in parts.names("verbs"):
-        parser.print_help()
-        return 0 if not words else 2
     try:
-        return parts.load("verbs", words[0]).run(options)
+        verb, words = _verb(words)
+        if verb is None:
+            _overview().print_help()
+            return 0
+        module = parts.load("verbs", verb)
+        return module.run(_parser(verb, module).parse_intermixed_args(words))
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        sys.stderr.close()
+    except BrokenPipeError:  # the reader of our output has gone, as `head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except LauncherError as error:
         _report(str(error))
@@ -42,20 +42,31 @@ def main(arguments: list[str] | None = None) -> int:
         return exit_code_of(error)
 
 
-def _parser(verb: str) -> argparse.ArgumentParser:
-    if verb in parts.names("verbs"):
-        module = parts.load("verbs", verb)
-        parser = argparse.ArgumentParser(
-            prog=f"launcher {verb}", description=module.__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-        )
-        module.add_arguments(parser)
-        return parser
-    lines = [f"  {name:<10} {_first_line(name)}" for name in parts.names("verbs")]
-    usage = "launcher RECIPE [key.path=value ...] [--nproc N] [--resume auto]\n       launcher VERB ..."
+def _verb(words: list[str]) -> tuple[str | None, list[str]]:
+    """The verb and the words behind it; a first word that is a recipe file means `train`."""
+    if not words or words[0] in ("-h", "--help"):
+        return None, []
+    if words[0] in parts.names("verbs"):
+        return words[0], words[1:]
+    if words[0].startswith("-") or words[0].endswith(RECIPE_SUFFIXES) or os.path.lexists(words[0]):
+        return "train", words
+    hint = did_you_mean(words[0], parts.names("verbs")).replace("mean", "mean the verb")
+    raise RecipeError(f"neither a verb nor a recipe file{hint}", where=words[0], fix="see `launcher --help`")
+
+
+def _parser(verb: str, module: ModuleType) -> argparse.ArgumentParser:
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog=f"launcher {verb}", description=module.__doc__, formatter_class=formatter)
+    module.add_arguments(parser)
+    return parser
+
+
+def _overview() -> argparse.ArgumentParser:
+    lines = "\n".join(f"  {name:<10} {_first_line(name)}" for name in parts.names("verbs"))
     return argparse.ArgumentParser(
         prog="launcher",
-        usage=usage,
-        description="Fine-tune a model from a recipe.\n\nverbs:\n" + "\n".join(lines),
+        usage="launcher RECIPE [key.path=value ...] [--nproc N] [--resume auto]\n       launcher VERB ...",
+        description=f"Fine-tune a model from a recipe.\n\nverbs:\n{lines}",
         epilog="`launcher VERB --help` tells the rest. A first word that is a recipe means `train`.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

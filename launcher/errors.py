@@ -22,6 +22,12 @@ class Preempted(LauncherError):
     exit_code = 85
 
 
+class Interrupted(LauncherError):
+    """A person pressed Ctrl-C; the run has saved and can be resumed."""
+
+    exit_code = 130
+
+
 class HangError(LauncherError):
     exit_code = 86
 

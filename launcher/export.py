@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 
 from launcher import checkpoint, proof
 from launcher.errors import CheckpointError
+from launcher.model import DTYPES
 
 # Logits may differ from the live model's by this share of the largest logit. Unmerged tensors are bit-equal, so only the order of
 # additions can differ; merging rounds W + BA once to the type of W.
@@ -35,13 +36,16 @@ def export(
     batch: dict[str, Any],
     card: str,
     merge: bool,
+    dtype: str,
     verify: bool,
 ) -> tuple[Path, dict[str, Any] | None]:
     """Write, prove and publish `run_folder/export`. Returns the folder and the verdict (None when not verified).
 
-    `batch` holds padded held-out rows. The model is merged in place if `merge`. A failed proof leaves `export.rejected/` and raises.
+    `batch` holds padded held-out rows. The model is merged, and cast unless `dtype` is auto, in place. A failed proof leaves `export.rejected/` and raises.
     """
     model.eval()
+    if dtype != "auto":
+        model.to(DTYPES[dtype])
     inputs = {name: tensor[:, :REFERENCE_TOKENS].to(model.device) for name, tensor in batch.items() if name != "labels"}
     with torch.no_grad():
         logits = model(**inputs).logits.float()

@@ -14,15 +14,20 @@ from launcher.errors import exit_code_of
 
 
 class StopRequest:
-    """Set by SIGTERM or SIGUSR2 (Slurm's warning). The handler only sets the flag; the loop votes and saves at a step's end."""
+    """Set by SIGTERM and SIGUSR2 (Slurm's warning), and by the first Ctrl-C; a second Ctrl-C ends at once.
+
+    The handler only notes the request: saving in a handler is how checkpoints get lost. The loop votes and saves at a step's end.
+    """
 
     def __init__(self) -> None:
-        self.asked = False
-        for name in ("SIGTERM", "SIGUSR2"):
+        self.asked = self.by_hand = False
+        for name in ("SIGTERM", "SIGUSR2", "SIGINT"):
             signal.signal(getattr(signal, name), self._ask)
 
     def _ask(self, number: int, frame: Any) -> None:
-        self.asked = True
+        if number == signal.SIGINT and self.by_hand:
+            raise KeyboardInterrupt
+        self.asked, self.by_hand = True, self.by_hand or number == signal.SIGINT
 
 
 class Attempt:

@@ -6,6 +6,7 @@
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -40,7 +41,7 @@ class Head:
     scale: float = 1.0
 
 
-def resolve_head(model: nn.Module) -> tuple[Head | None, str]:
+def resolve_head(model: Any) -> tuple[Head | None, str]:
     """The head of a Hugging Face causal model (PEFT unwrapped), or None with the reason why the fused loss cannot use it."""
     if model.base_model is model:
         return None, f"{type(model).__name__} names no decoder below its head"
@@ -71,7 +72,9 @@ def from_hidden(hidden: Tensor, head: Head, labels: Tensor) -> tuple[Tensor, Ten
 
 def logits_of(hidden: Tensor, head: Head) -> Tensor:
     """The logits that `from_hidden` takes the loss of; hidden (..., H) -> (..., V)."""
-    logits = nn.functional.linear(hidden.to(head.linear.weight.dtype), head.linear.weight, head.linear.bias) * head.scale
+    logits = (
+        nn.functional.linear(hidden.to(head.linear.weight.dtype), head.linear.weight, head.linear.bias) * head.scale
+    )
     return logits if head.softcap is None else head.softcap * torch.tanh(logits / head.softcap)
 
 

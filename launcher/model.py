@@ -94,7 +94,6 @@ def load(recipe: Recipe, task: ModuleType, dtype: str, tokenizer: Any, gradient_
     else:
         model = _pretrained(auto_class, section, dtype, attention)
     _fit_vocabulary(model, recipe, tokenizer)
-    _check_positions(model.config, recipe)
     if gradient_checkpointing:
         model.config.use_cache = False
         enable = getattr(
@@ -215,15 +214,6 @@ def _fit_vocabulary(model: Any, recipe: Recipe, tokenizer: Any) -> None:
             fix="list the embedding and the head under adapter.modules_to_save",
         )
     model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-
-
-def _check_positions(config: Any, recipe: Recipe) -> None:
-    limit = getattr(config.get_text_config(), "max_position_embeddings", None)
-    if limit is not None and recipe.data.max_length > limit:
-        raise RecipeError(
-            f"data.max_length {recipe.data.max_length} is more than the {limit} positions of the model",
-            where=recipe.origin("data.max_length"),
-        )
 
 
 def _text_of(template: str) -> str:

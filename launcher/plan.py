@@ -1,7 +1,7 @@
 """All numbers that a run derives from its recipe and its world, each with where it came from. Pure: no torch, no files."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -9,6 +9,8 @@ from launcher.data.order import Order
 from launcher.errors import RecipeError
 from launcher.recipe import Recipe
 
+OrderOf = Callable[[int], Order]  # from a global batch size
+LOWER_IS_BETTER = ("loss", "perplexity")
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 
@@ -77,6 +79,10 @@ class Plan:
     decay_steps: int | None
     min_lr_ratio: float
     eval_steps: int | None
+    metrics: tuple[str, ...]
+    metric_for_best_model: str | None
+    greater_is_better: bool
+    early_stopping_patience: int | None
     save_steps: int | None
     save_total_limit: int
     logging_steps: int
@@ -102,10 +108,11 @@ class Plan:
         return "\n".join(f"  {key:<{wide}}  {value:<{wider}}  {origin}" for key, value, origin in rows)
 
 
-def make(recipe: Recipe, world: World, facts: ModelFacts | None, order: "OrderOf | None", data_note: str = "") -> Plan:
+def make(recipe: Recipe, world: World, facts: ModelFacts | None, order: OrderOf | None, data_note: str = "") -> Plan:
     """Derive the plan. `order` makes the data order for a global batch size, or is None where the data cannot be read
     (`data_note` says why); numbers that depend on what is missing are None."""
     notes = _Notes(recipe)
+    _refuse_too_long(recipe, facts)
     _identity(notes, recipe)
     _world(notes, recipe, world)
     _batch(notes, recipe, world)
@@ -117,14 +124,22 @@ def make(recipe: Recipe, world: World, facts: ModelFacts | None, order: "OrderOf
     return Plan(**notes.values, origins=notes.origins)
 
 
-OrderOf = Any  # Callable[[int], Order]; spelled loosely because dataclasses.asdict must not meet it
+def _refuse_too_long(recipe: Recipe, facts: ModelFacts | None) -> None:
+    limit = facts.max_positions if facts else None
+    if limit is not None and recipe.data.max_length > limit:
+        raise RecipeError(
+            f"data.max_length: {recipe.data.max_length} is more than the {limit} positions of the model",
+            where=recipe.origin("data.max_length"),
+        )
 
 
 class _Notes:
     """The values while they are being derived, each with its origin."""
 
     def __init__(self, recipe: Recipe):
-        self.recipe, self.values, self.origins = recipe, {}, {}
+        self.recipe = recipe
+        self.values: dict[str, Any] = {}
+        self.origins: dict[str, str] = {}
 
     def take(self, name: str, key: str, value: Any) -> Any:
         """A value as the recipe has it (or its default)."""
@@ -168,37 +183,21 @@ def _world(notes: _Notes, recipe: Recipe, world: World) -> None:
 
 def _batch(notes: _Notes, recipe: Recipe, world: World) -> None:
     """Two of the three batch numbers give the third for this world; what is not given falls back to a small default."""
-    t = recipe.training
-    whole, per_device, accumulation = t.global_batch_size, t.per_device_train_batch_size, t.gradient_accumulation_steps
-    if whole is None and (per_device is None or accumulation is None):
-        if per_device is None and accumulation is None:
-            whole = notes.put("global_batch_size", 8, "default")
-        elif accumulation is None:
-            accumulation = notes.put("gradient_accumulation_steps", 1, "default")
-    if per_device is None and (whole is None or accumulation is None):
-        per_device = notes.put("per_device_train_batch_size", 1, "default")
-    for name, value in (
-        ("global_batch_size", t.global_batch_size),
-        ("per_device_train_batch_size", t.per_device_train_batch_size),
-        ("gradient_accumulation_steps", t.gradient_accumulation_steps),
-    ):
-        if value is not None:
-            notes.take(name, f"training.{name}", value)
-    if whole is None:
-        notes.put(
-            "global_batch_size",
-            per_device * accumulation * world.size,
-            "computed: per device x accumulation x world size",
-        )
-    elif accumulation is None:
-        _divide(notes, "gradient_accumulation_steps", whole, per_device, world)
-    elif per_device is None:
-        _divide(notes, "per_device_train_batch_size", whole, accumulation, world)
-    notes.put(
-        "micro_batches_per_step",
-        notes["gradient_accumulation_steps"] * world.size,
-        "computed: accumulation x world size",
-    )
+    names = ("global_batch_size", "per_device_train_batch_size", "gradient_accumulation_steps")
+    known = {name: value for name in names if (value := getattr(recipe.training, name)) is not None}
+    for name, value in known.items():
+        notes.take(name, f"training.{name}", value)
+    defaults = ([] if known else [("global_batch_size", 8)]) + [(name, 1) for name in names[1:]]
+    for name, value in defaults:
+        if len(known) < 2 and name not in known:
+            known[name] = notes.put(name, value, "default")
+    if "global_batch_size" in known:
+        _divide(notes, known, world)
+    else:
+        product = known["per_device_train_batch_size"] * known["gradient_accumulation_steps"] * world.size
+        notes.put("global_batch_size", product, "computed: per device x accumulation x world size")
+    micro_batches = notes["gradient_accumulation_steps"] * world.size
+    notes.put("micro_batches_per_step", micro_batches, "computed: accumulation x world size")
     given = recipe.evaluation.per_device_eval_batch_size
     if given is None:
         notes.put("per_device_eval_batch_size", notes["per_device_train_batch_size"], "as per_device_train_batch_size")
@@ -206,18 +205,20 @@ def _batch(notes: _Notes, recipe: Recipe, world: World) -> None:
         notes.take("per_device_eval_batch_size", "evaluation.per_device_eval_batch_size", given)
 
 
-def _divide(notes: _Notes, name: str, whole: int, other: int, world: World) -> None:
+def _divide(notes: _Notes, known: dict[str, int], world: World) -> None:
+    """The number that is missing beside global_batch_size; an inexact division lists the world sizes that would fit."""
+    whole = known["global_batch_size"]
+    ((other_name, other),) = ((name, value) for name, value in known.items() if name != "global_batch_size")
     quotient, rest = divmod(whole, other * world.size)
     if rest:
-        fitting = [w for w in range(1, whole + 1) if whole % (other * w) == 0]
-        known = "per_device_train_batch_size" if name.startswith("gradient") else "gradient_accumulation_steps"
-        sizes = f"world sizes that fit: {', '.join(map(str, fitting))}" if fitting else f"{known} must divide it"
+        fitting = [str(size) for size in range(1, whole + 1) if whole % (other * size) == 0]
         raise RecipeError(
-            f"training.global_batch_size {whole} is not a multiple of {known} {other} x {world.size} processes",
+            f"training.global_batch_size {whole} is not a multiple of {other_name} {other} x {world.size} processes",
             where=notes.recipe.origin("training.global_batch_size"),
-            fix=sizes,
+            fix=f"world sizes that fit: {', '.join(fitting)}" if fitting else f"{other_name} must divide it",
         )
-    notes.put(name, quotient, f"computed: {whole} / ({other} x {world.size} processes)")
+    missing = {"per_device_train_batch_size", "gradient_accumulation_steps"} - {other_name}
+    notes.put(missing.pop(), quotient, f"computed: {whole} / ({other} x {world.size} processes)")
 
 
 def _precision(notes: _Notes, recipe: Recipe, world: World) -> None:
@@ -268,7 +269,7 @@ def _steps(notes: _Notes, recipe: Recipe, order_of: OrderOf | None, data_note: s
     elif order is None:
         notes.put("total_steps", None, f"unknown: {data_note}")
     else:
-        notes.put("total_steps", order.total_steps(epochs), f"computed: {epochs:g} epochs")
+        notes.put("total_steps", order.total_steps(epochs or 1.0), f"computed: {epochs or 1.0:g} epochs")
 
 
 def _rhythm(notes: _Notes, recipe: Recipe) -> None:
@@ -284,9 +285,22 @@ def _rhythm(notes: _Notes, recipe: Recipe) -> None:
         notes.put("decay_steps", None, "only for wsd")
     notes.take("min_lr_ratio", "scheduler.min_lr_ratio", scheduler.min_lr_ratio)
     _share(notes, "eval_steps", "evaluation.eval_steps", recipe.evaluation.eval_steps, total)
+    _judging(notes, recipe)
     _share(notes, "save_steps", "checkpoint.save_steps", recipe.checkpoint.save_steps, total)
     notes.take("save_total_limit", "checkpoint.save_total_limit", recipe.checkpoint.save_total_limit)
     notes.take("logging_steps", "logging.logging_steps", recipe.logging.logging_steps)
+
+
+def _judging(notes: _Notes, recipe: Recipe) -> None:
+    section = recipe.evaluation
+    notes.take("metrics", "evaluation.metrics", section.metrics)
+    metric = notes.take("metric_for_best_model", "evaluation.metric_for_best_model", section.metric_for_best_model)
+    if section.greater_is_better is None:
+        greater = metric is not None and metric.removeprefix("eval/") not in LOWER_IS_BETTER
+        notes.put("greater_is_better", greater, "known for our own metrics")
+    else:
+        notes.take("greater_is_better", "evaluation.greater_is_better", section.greater_is_better)
+    notes.take("early_stopping_patience", "evaluation.early_stopping_patience", section.early_stopping_patience)
 
 
 def _share(notes: _Notes, name: str, key: str, value: float | None, total: int | None, least: int = 1) -> None:
@@ -343,4 +357,6 @@ def _sameness(notes: _Notes, facts: ModelFacts | None) -> None:
 def _shown(value: Any) -> str:
     if value is None:
         return "-"
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) and value >= 10_000 else str(value)

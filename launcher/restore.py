@@ -7,6 +7,7 @@ from launcher.checkpoint import Checkpoint, Checkpoints
 from launcher.engine import Engine
 from launcher.errors import CheckpointError, EnvironmentProblem
 from launcher.evaluate import Exam
+from launcher.meter import Meter
 from launcher.run import Progress, Run
 
 
@@ -26,7 +27,9 @@ def restore(folder: Path, step: int | None = None) -> Run:
     running.place(objective)
     log.say(f"{folder}: step {chosen.step}")
     exam = Exam.of(loaded, prepared.task, prepared.tokenizer)
-    return Run(prepared, running, objective, exam, folder, checkpoints, Progress(**chosen.state["progress"]))
+    return Run(
+        prepared, running, objective, exam, folder, checkpoints, Meter(running), Progress(**chosen.state["progress"])
+    )
 
 
 def _choose(checkpoints: Checkpoints, step: int | None) -> Checkpoint:

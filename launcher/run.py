@@ -19,6 +19,7 @@ from launcher.data.prepare import Joined, default_cache_dir, prepare
 from launcher.engine import Engine
 from launcher.errors import RecipeError
 from launcher.evaluate import Exam, Verdict
+from launcher.meter import Meter
 from launcher.output import Place
 from launcher.plan import Plan, World
 from launcher.recipe import Recipe
@@ -59,6 +60,7 @@ class Run:
     exam: Exam
     folder: Path
     checkpoints: checkpoint.Checkpoints
+    meter: Meter
     progress: Progress = field(default_factory=Progress)
     verdict: Verdict = field(default_factory=Verdict)  # of the weights as they are now
 
@@ -162,7 +164,7 @@ def set_up(prepared: Prepared, running: Engine, place: Place) -> Run:
     running.seed(0, 0)  # random initial weights (model.init, adapters) are the same on every rank and in every world
     objective = build_objective(prepared)
     exam = Exam.of(recipe, prepared.task, prepared.tokenizer)
-    run = Run(prepared, running, objective, exam, place.folder, place.checkpoints)
+    run = Run(prepared, running, objective, exam, place.folder, place.checkpoints, Meter(running))
     if resume_from is not None:
         checkpoint.load_model(objective.model, resume_from.folder / "model")
     groups = engine.param_groups(objective, recipe.optimizer.weight_decay)
@@ -184,6 +186,7 @@ def state_to_save(run: Run) -> dict[str, Any]:
         "seed": run.plan.seed,
         "total_steps": run.plan.total_steps,
         "scaler": run.engine.scaler_state(),
+        "unread": run.meter.unread(),
     }
 
 
@@ -203,6 +206,7 @@ def _take_up(run: Run, resume_from: Checkpoint) -> None:
         )
     checkpoint.read_optimizer(resume_from.folder / "optimizer", run.engine)
     run.engine.load_scaler_state(state["scaler"])
+    run.meter.take_up(state["unread"])
     run.progress = Progress(**state["progress"])
 
 

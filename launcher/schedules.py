@@ -23,7 +23,7 @@ def cosine(progress: float, min_lr_ratio: float, decay_share: float) -> float:
 
 def exponential(progress: float, min_lr_ratio: float, decay_share: float) -> float:
     """Geometric decay from 1 to `min_lr_ratio`, which must be above zero."""
-    return min_lr_ratio**progress
+    return math.pow(min_lr_ratio, progress)
 
 
 def wsd(progress: float, min_lr_ratio: float, decay_share: float) -> float:

@@ -230,6 +230,8 @@ class Export(Section):
 
     merge: bool = False
     """Fold the adapter into the base weights."""
+    dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
+    """Type of the exported weights; auto keeps the one they were trained in."""
     verify: bool = True
     """Load the folder again and compare its outputs with the trained model's."""
 

@@ -10,4 +10,4 @@ def folder(name: str) -> Path:
     checkout = PACKAGE.parent
     if (checkout / "pyproject.toml").is_file() and (checkout / name).is_dir():
         return checkout / name
-    return PACKAGE / "shipped" / name
+    return PACKAGE / "_shipped" / name

@@ -31,7 +31,7 @@ def run(num_processes: int, arguments: Sequence[str]) -> int:
             signal.signal(number, handler)
 
 
-def _start(rank: int, num_processes: int, port: int, arguments: Sequence[str]) -> subprocess.Popen:
+def _start(rank: int, num_processes: int, port: int, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
     environment = os.environ | {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
@@ -48,7 +48,7 @@ def _start(rank: int, num_processes: int, port: int, arguments: Sequence[str]) -
     )
 
 
-def _watch(ranks: list[subprocess.Popen]) -> int:
+def _watch(ranks: list[subprocess.Popen[bytes]]) -> int:
     """Wait for all; once one has failed, the others get a while to end by themselves and are then ended."""
     first_failure, deadline = 0, None
     while any(rank.poll() is None for rank in ranks):
@@ -58,12 +58,11 @@ def _watch(ranks: list[subprocess.Popen]) -> int:
         if deadline and time.monotonic() > deadline:
             _tell(ranks, signal.SIGKILL)
         time.sleep(0.05)
-    codes = [rank.returncode for rank in ranks]
-    code = first_failure or next((c for c in codes if c), 0)
+    code: int = first_failure or next((rank.returncode for rank in ranks if rank.returncode), 0)
     return 128 - code if code < 0 else code
 
 
-def _tell(ranks: list[subprocess.Popen], number: int) -> None:
+def _tell(ranks: list[subprocess.Popen[bytes]], number: int) -> None:
     for rank in ranks:
         if rank.poll() is None:
             rank.send_signal(number)

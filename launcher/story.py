@@ -19,7 +19,7 @@ def tell(run: Run, stop: StopRequest) -> None:
     if run.engine.is_main:
         _write_papers(run)
     trackers = Trackers(run.recipe.logging.trackers if run.engine.is_main else (), run.folder, run.plan)
-    ending = run.recipe.export.merge, run.recipe.export.verify
+    ending = run.recipe.export.merge, run.recipe.export.dtype, run.recipe.export.verify
     _audit(run)
     try:
         if run.progress.step == 0:
@@ -59,7 +59,7 @@ def look_after(run: Run, trackers: Trackers) -> None:
         _write_json(path, rows)
 
 
-def publish(run: Run, merge: bool, verify: bool) -> None:
+def publish(run: Run, merge: bool, dtype: str, verify: bool) -> None:
     """Export what `run.verdict` is about; rank zero alone."""
     rows = run.prepared.eval or run.prepared.train
     batch = run.task.rows.collate(
@@ -68,7 +68,7 @@ def publish(run: Run, merge: bool, verify: bool) -> None:
     card = environment.model_card(run.recipe, run.plan, run.progress.step, run.verdict.metrics)
     adapter = parts.load("adapters", run.recipe.method)
     folder, verdict = export.export(
-        run.model, run.prepared.tokenizer, run.task, adapter, run.folder, batch, card, merge, verify
+        run.model, run.prepared.tokenizer, run.task, adapter, run.folder, batch, card, merge, dtype, verify
     )
     proven = (
         "not verified"
@@ -84,9 +84,7 @@ def _take_best(run: Run) -> None:
         return
     folder = next(c.folder for c in run.checkpoints.published() if c.step == best)
     checkpoint.load_model(run.model, folder / "model")
-    log.say(
-        f"taking step {best}, the best by {run.recipe.evaluation.metric_for_best_model} ({run.progress.best_value:.6g})"
-    )
+    log.say(f"taking step {best}, the best by {run.plan.metric_for_best_model} ({run.progress.best_value:.6g})")
     run.progress.step, run.progress.tokens = best, Checkpoint(folder).state["progress"]["tokens"]
     run.verdict = Verdict()
 

@@ -10,7 +10,7 @@ LAYERS = [
     {"errors", "log", "shipped", "launcher_kernels", ""},
     {"recipe", "schema", "section", "suggest", "parts", "schedules", "data", "losses", "run_folder"},
     {"tasks", "adapters", "optimizers", "trackers"},
-    {"plan", "model", "engine", "checkpoint", "export", "proof", "output", "environment", "faults", "spawn"},
+    {"plan", "model", "engine", "checkpoint", "export", "proof", "output", "environment", "faults", "spawn", "meter"},
     {"loop", "evaluate", "run", "restore", "story", "report"},
     {"verbs", "__main__"},
 ]
@@ -23,7 +23,10 @@ def imported(path: Path) -> list[tuple[str, bool]]:
     """(dotted module, whether it is imported when the file is) of every import in a file."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
     at_top = {id(node) for node in ast.walk(tree) if not isinstance(node, ast.FunctionDef)} - {
-        id(inner) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef) for inner in ast.walk(f)
+        id(inner)
+        for f in ast.walk(tree)
+        if isinstance(f, ast.FunctionDef | ast.AsyncFunctionDef)
+        for inner in ast.walk(f)
     }
     found = []
     for node in ast.walk(tree):
@@ -58,7 +61,11 @@ def test_parts_do_not_import_each_other(kind: str) -> None:
     for path in sorted((ROOT / "launcher" / kind).rglob("*.py")):
         for module, _ in imported(path):
             words = module.split(".")
-            if words[0] == "launcher" and len(words) > 2 and words[1] in ("tasks", "adapters", "optimizers", "trackers"):
+            if (
+                words[0] == "launcher"
+                and len(words) > 2
+                and words[1] in ("tasks", "adapters", "optimizers", "trackers")
+            ):
                 own = path.relative_to(ROOT / "launcher").with_suffix("").parts[:2]
                 assert tuple(words[1:3]) == own, f"{path} imports {module}"
 

@@ -418,9 +418,7 @@ assert not heavy, heavy
 
 def test_a_length_of_an_upper_layer_replaces_the_other_kind_of_length(folder: Path) -> None:
     """`training.max_steps=2` on the command line shortens any recipe; both in one file are a contradiction."""
-    path = folder / "lengths.yaml"
-    path.write_text(GOOD + "training: {num_train_epochs: 3}\n")
-    assert load(path, ["training.max_steps=2"]).training.num_train_epochs is None
-    path.write_text(GOOD + "training: {num_train_epochs: 3, max_steps: 2}\n")
+    in_file = "training: {num_train_epochs: 3}\n"
+    assert load(folder, in_file, "training.max_steps=2").training.num_train_epochs is None
     with pytest.raises(RecipeErrors, match="contradicts training.num_train_epochs"):
-        load(path)
+        load(folder, "training: {num_train_epochs: 3, max_steps: 2}\n")

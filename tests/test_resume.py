@@ -58,17 +58,33 @@ def test_killed_and_resumed_equals_uninterrupted(recipe: Path, uninterrupted: Pa
     assert_same(tmp_path / "run", uninterrupted)
 
 
-def test_a_request_to_stop_saves_and_ends_with_85(recipe: Path, uninterrupted: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 85), (signal.SIGUSR2, 85), (signal.SIGINT, 130)])
+def test_a_request_to_stop_saves_and_can_be_resumed(
+    recipe: Path, uninterrupted: Path, tmp_path: Path, number: int, code: int
+) -> None:
     ranks = start(recipe, tmp_path / "run")
     wait_for_step(tmp_path / "run", 4)
-    os.kill(ranks.processes[0].pid, signal.SIGTERM)
-    assert ranks.wait() == [85]
+    os.kill(ranks.processes[0].pid, number)
+    assert ranks.wait() == [code]
     stopped = max(tiny.losses(tmp_path / "run"))
     assert (tmp_path / "run" / "checkpoints" / f"step-{stopped:08d}" / "MANIFEST.json").exists()
 
     assert start(recipe, tmp_path / "run", "--resume", "auto").wait() == [0]
     assert_same(tmp_path / "run", uninterrupted)
-    assert exit_codes(tmp_path / "run") == [85, 0]
+    assert exit_codes(tmp_path / "run") == [code, 0]
+
+
+def test_the_mean_loss_of_a_logging_window_survives_the_end(recipe: Path, tmp_path: Path) -> None:
+    """A window of five steps that an end cuts in two is logged as if it had not been."""
+    words = ["logging.logging_steps=5", "training.max_steps=10", "checkpoint.save_steps=3", "evaluation.metrics=[loss]"]
+    assert tiny.Ranks(
+        1, ["train", str(recipe), *words, f"output_dir={tmp_path / 'whole'}"], tmp_path / "1.log"
+    ).wait() == [0]
+    cut = shutil.copytree(tmp_path / "whole", tmp_path / "cut")
+    (cut / "metrics.jsonl").unlink()
+    back = str(cut / "checkpoints" / "step-00000006")
+    assert tiny.Ranks(1, ["train", str(recipe), *words, "--resume", back], tmp_path / "2.log").wait() == [0]
+    assert tiny.losses(cut)[10] == tiny.losses(tmp_path / "whole")[10]
 
 
 def test_a_damaged_newest_checkpoint_is_put_aside(recipe: Path, uninterrupted: Path, tmp_path: Path) -> None:

@@ -6,7 +6,13 @@ import pytest
 import tiny
 from safetensors.torch import load_file
 
-SLICES = {"1x1x4": (1, 4), "1x4x1": (1, 1), "2x2x1": (2, 1), "4x1x1": (4, 1), "2x1x2": (2, 2)}  # ranks x accumulation x rows
+SLICES = {
+    "1x1x4": (1, 4),
+    "1x4x1": (1, 1),
+    "2x2x1": (2, 1),
+    "4x1x1": (4, 1),
+    "2x1x2": (2, 2),
+}  # ranks x accumulation x rows
 STEPS = 20  # 22 rows in batches of 4: the sixth step of every epoch is short, and some ranks get nothing
 
 
@@ -18,10 +24,16 @@ def runs(request: pytest.FixtureRequest, recipe: Path, tmp_path_factory: pytest.
     slices = SLICES
     if request.param == "full":
         slices = {name: SLICES[name] for name in ("1x1x4", "2x2x1")}
-        options += ["method=full", "adapter={}", "optimizer.learning_rate=3e-3"]
+        options += ["method=full", "adapter=null", "optimizer.learning_rate=3e-3"]
     started = {}
     for name, (ranks, rows) in slices.items():
-        words = ["train", str(recipe), *options, f"training.per_device_train_batch_size={rows}", f"output_dir={folder / name}"]
+        words = [
+            "train",
+            str(recipe),
+            *options,
+            f"training.per_device_train_batch_size={rows}",
+            f"output_dir={folder / name}",
+        ]
         started[name] = tiny.Ranks(ranks, words, folder / f"{name}.log")
         codes = started[name].wait()
         assert codes == [0] * ranks, (folder / f"{name}.log").read_text()

@@ -9,7 +9,28 @@ import sys
 from pathlib import Path
 from typing import Any
 
-WORDS = ["the", "a", "red", "blue", "green", "cat", "dog", "bird", "sees", "likes", "chases", "house", "tree", "river", "and", "or", "when", "because", "quickly", "slowly"]
+WORDS = [
+    "the",
+    "a",
+    "red",
+    "blue",
+    "green",
+    "cat",
+    "dog",
+    "bird",
+    "sees",
+    "likes",
+    "chases",
+    "house",
+    "tree",
+    "river",
+    "and",
+    "or",
+    "when",
+    "because",
+    "quickly",
+    "slowly",
+]
 CHAT_TEMPLATE = (
     "{%- for m in messages -%}<|{{ m.role }}|> {{ m.content }} <|end|> {% endfor -%}"
     "{%- if add_generation_prompt -%}<|assistant|> {% endif -%}"
@@ -53,7 +74,11 @@ def save_tokenizer(folder: Path) -> None:
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<|unk|>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|pad|>", unk_token="<|unk|>", additional_special_tokens=special[2:4]
+        tokenizer_object=tokenizer,
+        eos_token="<|end|>",
+        pad_token="<|pad|>",
+        unk_token="<|unk|>",
+        additional_special_tokens=special[2:4],
     )
     fast.chat_template = CHAT_TEMPLATE
     fast.save_pretrained(folder)
@@ -65,7 +90,13 @@ def save_model(folder: Path, **changes: Any) -> None:
 
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
     config = LlamaConfig(
-        vocab_size=32, num_key_value_heads=2, max_position_embeddings=64, bos_token_id=None, eos_token_id=1, pad_token_id=0, **shape | changes
+        vocab_size=32,
+        num_key_value_heads=2,
+        max_position_embeddings=64,
+        bos_token_id=None,
+        eos_token_id=1,
+        pad_token_id=0,
+        **shape | changes,
     )
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -113,7 +144,12 @@ def _rank(rank: int, world: int, port: int, words: list[str], log: str) -> None:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
     if world > 1:
-        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
+        os.environ |= {
+            "RANK": str(rank),
+            "LOCAL_RANK": str(rank),
+            "WORLD_SIZE": str(world),
+            "LOCAL_WORLD_SIZE": str(world),
+        }
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     from launcher.__main__ import main
 

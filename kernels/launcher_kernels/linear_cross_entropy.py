@@ -10,7 +10,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-CHUNK_BYTES = 64 * 2**20  # of fp32 logits: each chunk also reads and writes the whole of dweight, so it must not be small
+CHUNK_BYTES = (
+    64 * 2**20
+)  # of fp32 logits: each chunk also reads and writes the whole of dweight, so it must not be small
 
 
 def linear_cross_entropy(
@@ -53,15 +55,15 @@ def linear_cross_entropy(
         raise IndexError(
             f"a target lies outside the vocabulary of {weight.shape[0]} (or is not ignore_index {ignore_index})"
         )
-    with torch.autocast(x.device.type, enabled=False):
-        loss, correct = _Chunked.apply(x, weight, bias, target, softcap, scale)
+    loss, correct = _Chunked.apply(x, weight, bias, target, softcap, scale, torch.is_grad_enabled())
     return loss, correct
 
 
 class _Chunked(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x, weight, bias, target, softcap, scale):
-        needs_x, needs_weight, needs_bias = ctx.needs_input_grad[:3]  # all False without gradients
+    def forward(ctx, x, weight, bias, target, softcap, scale, grad_enabled):
+        # needs_input_grad is true for a trained weight under no_grad too, and in here gradients are always off.
+        needs_x, needs_weight, needs_bias = (grad_enabled and needs for needs in ctx.needs_input_grad[:3])
         accumulator = torch.promote_types(x.dtype, torch.float32)
         dx = torch.empty_like(x) if needs_x else None
         dweight = torch.zeros_like(weight, dtype=accumulator) if needs_weight else None
@@ -105,14 +107,12 @@ class _Chunked(torch.autograd.Function):
             None if dx is None else (dx * grad_loss).to(dx.dtype),
             None if dweight is None else (dweight * grad_loss).to(weight_dtype),
             None if dbias is None else (dbias * grad_loss).to(bias_dtype),
-            None,
-            None,
-            None,
+            *(None,) * 4,
         )
 
 
 class _Buffers:
-    """Memory for one chunk: logits as the product gives them, logits for sums (the same where precision allows), slope of the cap."""
+    """Memory for one chunk: logits as the product gives them, logits for sums (the same if precise enough), slope of the cap."""
 
     def __init__(self, x: Tensor, weight: Tensor, accumulator: torch.dtype, with_slope: bool):
         vocabulary = weight.shape[0]
@@ -128,7 +128,7 @@ class _Buffers:
 
 
 def _affine_(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> None:
-    """out = scale * (x @ weight.T + bias). The factor rides on the product, here and in the gradients, instead of a pass of its own."""
+    """out = scale * (x @ weight.T + bias). As part of the product, here and in the gradients, the factor costs no pass."""
     if bias is None:
         torch.addmm(out, x, weight.t(), beta=0, alpha=scale, out=out)
     else:
@@ -146,7 +146,9 @@ def _cap_(logits: Tensor, slope: Tensor, softcap: float) -> None:
 def _loss_and_gradient_(logits: Tensor, target: Tensor) -> Tensor:
     """Sum of -log softmax[target]; overwrites `logits` with softmax - onehot, in their own precision."""
     index = target.unsqueeze(1)
-    torch.log_softmax(logits, -1, out=logits)  # in place: the kernel reads an element for the last time when it writes it
+    torch.log_softmax(
+        logits, -1, out=logits
+    )  # in place: the kernel reads an element for the last time when it writes it
     log_probability = logits.gather(1, index)
     logits.exp_()
     logits.scatter_(1, index, log_probability.expm1())

@@ -1,4 +1,4 @@
-"""Rows of token ids to tensors, padded or packed. Labels come out shifted: `labels[t]` is the target that position t predicts."""
+"""Rows of token ids to tensors, padded or packed. Labels come out shifted: position t predicts `labels[t]`."""
 
 from collections.abc import Callable, Sequence
 
@@ -11,11 +11,11 @@ Batch = dict[str, torch.Tensor]
 
 
 def padded(units: Sequence[Sequence[int]], read: Callable[[int], Row], pad_token_id: int) -> Batch:
-    """One example a row, padded on the right. All tensors have shape (batch, longest), int64.
+    """One example a row, padded on the right. All tensors have shape (examples, longest), int64.
 
     An empty list of units gives one row of padding without labels: a rank that has nothing to do still takes part.
     """
-    rows = [read(unit[0]) for unit in units]
+    rows = [read(int(index)) for unit in units for index in unit]
     width = max((len(ids) for ids, _ in rows), default=1)
     input_ids, labels, attention_mask = _blank(len(rows), width, pad_token_id)
     for r, (ids, trained) in enumerate(rows):
@@ -29,8 +29,8 @@ def padded(units: Sequence[Sequence[int]], read: Callable[[int], Row], pad_token
 def packed(units: Sequence[Sequence[int]], read: Callable[[int], Row], pad_token_id: int, flat: bool = False) -> Batch:
     """Several examples a row; `position_ids` begin again at 0 with each, which is how Transformers keeps them apart.
 
-    Padding behind the last example has position 0 throughout, so each pad token sees itself alone. With `flat` all units
-    become one long row without padding, as variable-length attention kernels want it.
+    Padding behind the last example has position 0 throughout, so each pad token sees itself alone. With `flat` all
+    units become one long row without padding, as variable-length attention kernels want it.
     """
     bins = [[read(int(index)) for index in unit] for unit in units]
     if flat:

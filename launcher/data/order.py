@@ -1,12 +1,13 @@
 """Which rows make up which step: a pure function of seed and lengths, so that resuming needs no loader state.
 
-A *unit* is what one row of a batch holds: one example, or one bin of packed examples. Every world size sees the same units in
-the same micro-batches; ranks only take different micro-batches of them.
+A *unit* is what one row of a batch holds: one example, or one bin of packed examples. Every world size sees the same
+units in the same micro-batches; ranks only take different micro-batches of them.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import ceil
+from typing import Any
 
 import numpy as np
 
@@ -33,21 +34,22 @@ class Order:
     seed: int
     global_batch_size: int
     capacity: int | None = None
-    _memo: dict = field(
-        default_factory=dict, repr=False, compare=False
-    )  # of pure results: one epoch's units, counts of all
+    # Of pure results: the counts of all epochs, the units of two (the next step is made by a thread while one trains).
+    _memo: dict[tuple[str, int], Any] = field(default_factory=dict, repr=False, compare=False)
 
     def steps_in(self, epoch: int) -> int:
-        """Optimizer steps of an epoch. Where every weight is whole, each epoch has the same rows and so the same number."""
+        """Optimizer steps of an epoch. Where every weight is whole, all epochs have the same rows and as many steps."""
         key = ("steps", epoch if any(source.weight % 1 for source in self.sources) else 0)
         if key not in self._memo:
             self._memo[key] = ceil(len(self.units(key[1])) / self.global_batch_size)
-        return self._memo[key]
+        steps: int = self._memo[key]
+        return steps
 
     def total_steps(self, num_epochs: float) -> int:
         whole = int(num_epochs)
         steps = sum(self.steps_in(epoch) for epoch in range(whole))
-        return steps + ceil((num_epochs - whole) * self.steps_in(whole)) if num_epochs > whole else steps
+        share = (num_epochs - whole) * self.steps_in(whole) if num_epochs > whole else 0.0
+        return steps + ceil(share - 1e-6)  # 2.1 epochs of 10 steps are 21 steps, though 2.1 - 2 is a little over 0.1
 
     def locate(self, step: int) -> tuple[int, int]:
         """(epoch, step within it) of a 0-based step of the run."""
@@ -65,26 +67,35 @@ class Order:
         return epoch + (index + 1) / self.steps_in(epoch)
 
     def micro_batches(self, step: int, per_device_batch_size: int, count: int) -> list[list[Unit]]:
-        """The global batch of a 0-based step, dealt into `count` micro-batches; the last of an epoch may run short or empty.
+        """The global batch of a 0-based step, dealt into `count` micro-batches: those of all ranks.
 
+        `count * per_device_batch_size` is the global batch size, so that the world does not matter.
+        The last step of an epoch may run short: micro-batches are empty then.
         Neighbours in length share a micro-batch, which saves padding and leaves the sum over the batch as it was.
         """
+        assert count * per_device_batch_size == self.global_batch_size, "rows would be left out"
         epoch, index = self.locate(step)
         first = index * self.global_batch_size
         batch = self.units(epoch)[first : first + self.global_batch_size]
         batch = sorted(batch, key=lambda unit: int(self.lengths[unit].sum()))
         return [batch[m * per_device_batch_size : (m + 1) * per_device_batch_size] for m in range(count)]
 
-    def units(self, epoch: int) -> list[Unit]:
-        """All units of an epoch, shuffled by (seed, epoch)."""
-        if self._memo.get("epoch") != epoch:
-            rows = self._rows(epoch)
-            units = [rows[i : i + 1] for i in range(len(rows))]
-            if self.capacity is not None:
-                units = [rows[members] for members in best_fit(self.lengths[rows], self.capacity)]
-            shuffle = np.random.default_rng([self.seed, epoch, 0]).permutation(len(units))
-            self._memo.update(epoch=epoch, units=[units[i] for i in shuffle])
-        return self._memo["units"]
+    def units(self, epoch: int) -> list[Unit] | np.ndarray:
+        """All units of an epoch, shuffled by (seed, epoch); an array of shape (units, 1) where nothing is packed."""
+        slot = ("units", epoch % 2)
+        known = self._memo.get(slot)  # read and written whole: another thread may put another epoch here
+        if known is None or known[0] != epoch:
+            known = self._memo[slot] = (epoch, self._shuffled(epoch))
+        units: list[Unit] | np.ndarray = known[1]
+        return units
+
+    def _shuffled(self, epoch: int) -> list[Unit] | np.ndarray:
+        random = np.random.default_rng([self.seed, epoch, 0])
+        rows = random.permutation(self._rows(epoch))  # packed rows, too, then meet others of their length each time
+        if self.capacity is None:
+            return rows[:, None]
+        bins = best_fit(self.lengths[rows], self.capacity)
+        return [rows[bins[i]] for i in random.permutation(len(bins))]
 
     def _rows(self, epoch: int) -> np.ndarray:
         return np.concatenate([self._drawn(number, source, epoch) for number, source in enumerate(self.sources)])
@@ -96,8 +107,8 @@ class Order:
         drawn = [rows] * int(passes)
         if share:
             sample = np.random.default_rng([self.seed, epoch, 1, number]).permutation(source.size)
-            drawn.append(np.sort(rows[sample[: round(share * source.size)]]))
-        return np.concatenate(drawn) if drawn else rows[:0]
+            drawn.append(rows[sample[: max(1, round(share * source.size))]])
+        return np.concatenate(drawn)
 
 
 def sequential(lengths: Sequence[int], batch_size: int) -> list[list[int]]:

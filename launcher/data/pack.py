@@ -8,9 +8,10 @@ import numpy as np
 
 
 def best_fit(lengths: Sequence[int], capacity: int) -> list[np.ndarray]:
-    """Bins of indices into `lengths`, none longer than `capacity` in total; longest first, each into the fullest bin that holds it.
+    """Bins of indices into `lengths`, none longer than `capacity` in total.
 
-    O(n log n). Johnson's best-fit decreasing: at most 11/9 of the optimal number of bins, plus a constant.
+    Longest first, each into the fullest bin that still holds it. O(n log n).
+    Johnson's best-fit decreasing: at most 11/9 of the optimal number of bins, plus a constant.
     """
     order = np.argsort(-np.asarray(lengths), kind="stable")
     bins: list[list[int]] = []

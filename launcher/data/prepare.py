@@ -1,19 +1,20 @@
 """Render and tokenise once, keep the result under the hash of everything that went into it.
 
-The key covers the bytes of the data, the tokenizer, the options and our own code, so a stale cache cannot be read. One process a
-file system writes (a lock, no process group), into a staged folder that appears by rename; all others read it memory-mapped.
+The key covers the bytes of the data, the tokenizer, the options, our own code and the libraries that render and
+tokenise, so a stale cache cannot be read. One process a file system writes (a lock, no process group), into a staged
+folder that appears by rename; all others read it memory-mapped.
 """
 
 import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,11 @@ from launcher.data.digest import file_digest
 from launcher.errors import DataError
 
 ROWS_PER_BATCH = 10_000
+TOKENS_PER_BATCH = 4_000_000  # a row may be long: what waits to be written is Python's, at some 16 bytes a number
+CODE = ("sources.py", "columns.py", "render.py", "prepare.py")
+LIBRARIES = ("transformers", "tokenizers", "jinja2", "pyarrow")
+Row = dict[str, list[int]]
+MakeRows = Callable[[dict[str, int]], Iterable[Row]]
 
 
 @dataclass(frozen=True)
@@ -31,14 +37,14 @@ class Prepared:
 
     folder: Path
 
-    @cached_property
+    @property
     def counts(self) -> dict[str, int]:
-        return json.loads((self.folder / "counts.json").read_text())
+        return dict(self._facts["counts"])
 
     @property
     def digest(self) -> str:
-        """Identifies the content: part of every checkpoint, so that a run cannot go on with other data."""
-        return self.folder.name
+        """Hash of the rows themselves: part of every checkpoint, so that a run cannot go on with other data."""
+        return str(self._facts["digest"])
 
     def __len__(self) -> int:
         return int(self._starts[-1])
@@ -56,6 +62,11 @@ class Prepared:
     @cached_property
     def lengths(self) -> np.ndarray:
         return np.concatenate([np.diff(offsets) for offsets, _ in self._lists("input_ids")] or [np.zeros(0, np.int64)])
+
+    @cached_property
+    def _facts(self) -> dict[str, Any]:
+        facts: dict[str, Any] = json.loads((self.folder / "facts.json").read_text())
+        return facts
 
     @cached_property
     def _table(self) -> Any:
@@ -104,12 +115,13 @@ class Joined:
 
 def prepare(
     ingredients: Mapping[str, Any],
-    make_rows: Callable[[dict[str, int]], Iterator[dict[str, list[int]]]],
+    make_rows: MakeRows,
     cache_dir: Path,
 ) -> Prepared:
     """The prepared rows made by `make_rows(counts)`, unless the cache holds them.
 
-    `ingredients` is everything that decides the result; `make_rows` yields rows of int lists and counts into the dict it is given.
+    `ingredients` is everything that decides the result; `make_rows` yields rows of int lists, all of the same columns,
+    and counts what happens to them into the dict that it is given.
     """
     folder = cache_dir / _key(ingredients)
     if not folder.exists():
@@ -128,32 +140,63 @@ def default_cache_dir() -> Path:
 
 def _key(ingredients: Mapping[str, Any]) -> str:
     here = Path(__file__).parent
-    parts = {"code": [file_digest(here / name) for name in ("sources.py", "render.py", "prepare.py")], **ingredients}
+    code = [file_digest(here / name) for name in CODE]
+    parts = {"code": code, "libraries": [version(name) for name in LIBRARIES], **ingredients}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _write(folder: Path, make_rows: Callable[[dict[str, int]], Iterator[dict[str, list[int]]]]) -> None:
-    import pyarrow
-
+def _write(folder: Path, make_rows: MakeRows) -> None:
+    """Write beside, then rename. The lock is ours, so what a killed process left there is nobody's."""
+    staged = folder.with_name(f".{folder.name}")
+    shutil.rmtree(staged, ignore_errors=True)
+    staged.mkdir()
     counts: dict[str, int] = {}
-    staged = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        rows = iter(make_rows(counts))
-        first = list(islice(rows, ROWS_PER_BATCH))
-        if not first:
+        digest = _write_rows(staged / "rows.arrow", _batches(make_rows(counts)))
+        if digest is None:
             raise DataError(
                 f"no row is left to train or evaluate on ({_said(counts)})",
                 fix="see data.on_truncate and data.max_length",
             )
-        schema = pyarrow.schema([(name, pyarrow.list_(pyarrow.int32())) for name in first[0]])
-        with pyarrow.OSFile(str(staged / "rows.arrow"), "wb") as sink, pyarrow.ipc.new_file(sink, schema) as writer:
-            while first:
-                writer.write_batch(pyarrow.RecordBatch.from_pylist(first, schema))
-                first = list(islice(rows, ROWS_PER_BATCH))
-        (staged / "counts.json").write_text(json.dumps(counts))
-        os.replace(staged, folder)
+        (staged / "facts.json").write_text(json.dumps({"counts": counts, "digest": digest}))
+        os.rename(staged, folder)
     finally:
         shutil.rmtree(staged, ignore_errors=True)
+
+
+def _write_rows(path: Path, batches: Iterator[list[Row]]) -> str | None:
+    """The hash of what was written, or None if there was nothing. The columns are those of the first row."""
+    import pyarrow
+
+    first = next(batches, None)
+    if first is None:
+        return None
+    schema = pyarrow.schema([(name, pyarrow.list_(pyarrow.int32())) for name in first[0]])
+    content = hashlib.sha256()
+    with path.open("wb") as sink:
+        with pyarrow.ipc.new_file(sink, schema) as writer:
+            for rows in chain([first], batches):
+                batch = pyarrow.RecordBatch.from_pylist(rows, schema)
+                writer.write_batch(batch)
+                for column in batch.columns:
+                    content.update(column.value_lengths().to_numpy())
+                    content.update(column.values.to_numpy())
+        os.fsync(sink.fileno())  # the rename must not reach the disk before the rows do
+    return content.hexdigest()[:32]
+
+
+def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
+    """Rows by the thousand, fewer where they are long."""
+    batch: list[Row] = []
+    tokens = 0
+    for row in rows:
+        batch.append(row)
+        tokens += sum(map(len, row.values()))
+        if len(batch) == ROWS_PER_BATCH or tokens >= TOKENS_PER_BATCH:
+            yield batch
+            batch, tokens = [], 0
+    if batch:
+        yield batch
 
 
 def _said(counts: dict[str, int]) -> str:

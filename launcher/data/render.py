@@ -1,8 +1,8 @@
 """Examples to token ids, and which of them are trained on.
 
-Works with any fast Hugging Face tokenizer. A conversation is rendered once as text by the chat template, its trained spans are
-found in that text, and the spans are carried over to tokens by the tokenizer's offsets, so that no token is ever made from a
-fragment that the model would not see at inference.
+Works with any fast Hugging Face tokenizer. A conversation is rendered once as text by the chat template, its trained
+spans are found in that text, and the spans are carried over to tokens by the tokenizer's offsets, so that no token is
+ever made from a fragment that the model would not see at inference.
 """
 
 import os
@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from launcher.errors import DataError
-
 
 Messages = list[dict[str, Any]]
 Span = tuple[int, int]  # characters [start, stop)
@@ -51,7 +50,7 @@ def chat(
     completion_turns: int = 1,
     tools: list[Any] | None = None,
 ) -> Tokens:
-    """`loss_on`: `assistant` trains on every assistant turn, `completion` on those of the last turns, `all` on everything."""
+    """`loss_on`: `assistant` trains on every assistant turn, `completion` on those of the last `completion_turns`."""
     if not tokenizer.chat_template:
         raise DataError("the tokenizer has no chat template", where=where, fix="give one under tokenizer.chat_template")
     say = partial(_written, tokenizer, tools, where)
@@ -86,17 +85,18 @@ def _written(tokenizer: Any, tools: Any, where: str, messages: Messages, add_gen
         raise DataError(f"the chat template refuses this conversation: {error}", where=where) from None
 
 
-# --- which characters are the assistant's -------------------------------------------------------------------------------
+# --- which characters are the assistant's -----------------------------------------------------------------------------
 
 _GENERATION = re.compile(r"{%-?\s*generation\s*-?%}")
 
 
 def _marked(messages: Messages, num_turns: int, tokenizer: Any, tools: Any, where: str) -> tuple[str, list[Span]]:
-    """The text and the spans of the last `num_turns` turns, of a template that marks answers with {% generation %} itself."""
+    """The text, and spans of the last `num_turns` answers, of a template that marks them itself ({% generation %})."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
     _written(tokenizer, tools, where, messages)  # for its error message
-    texts, marked = render_jinja_template(
+    render: Any = render_jinja_template  # its annotations are wrong
+    texts, marked = render(
         conversations=[messages],
         tools=tools,
         chat_template=tokenizer.get_chat_template(tools=tools),
@@ -106,11 +106,11 @@ def _marked(messages: Messages, num_turns: int, tokenizer: Any, tools: Any, wher
     num_answers = sum(message["role"] == "assistant" for message in messages)
     if len(marked[0]) != num_answers:
         raise DataError(
-            f"the chat template marks {len(marked[0])} spans with generation where there are {num_answers} assistant turns",
+            f"the chat template marks {len(marked[0])} spans as generation and there are {num_answers} assistant turns",
             where=where,
             fix="put each whole answer into one generation block",
         )
-    return texts[0], marked[0][num_answers - num_turns :]
+    return str(texts[0]), marked[0][num_answers - num_turns :]
 
 
 def _turn_span(messages: Messages, i: int, full: str, say: Any, where: str) -> Span:
@@ -127,13 +127,13 @@ def _turn_span(messages: Messages, i: int, full: str, say: Any, where: str) -> S
         raise DataError(
             f"the chat template writes turn {i} otherwise once later turns follow, so its tokens cannot be told apart",
             where=where,
-            fix="set data.loss_on: completion or all, or give a template that only appends or has {% generation %} marks",
+            fix="set data.loss_on: completion or all, or give a template that only appends or has {% generation %}",
         )
     return start, stop
 
 
 def _first_opening(closing: str, answer: str, say: Any) -> str:
-    """What stands before an assistant who speaks first. No template renders nothing, so its header is seen behind a question."""
+    """What stands before an assistant who speaks first: no template renders nothing, so it is found behind a user."""
     question = [{"role": "user", "content": "?"}]
     texts = [say(question, add_generation_prompt=True), say(question)]
     header = texts[0][len(os.path.commonprefix(texts)) :]
@@ -141,7 +141,7 @@ def _first_opening(closing: str, answer: str, say: Any) -> str:
 
 
 def _inside(offsets: list[Span], spans: list[Span]) -> list[int]:
-    """1 for each token of a span. One that also holds the end of the prompt (a space before the first word) is the answer's."""
+    """1 for each token of a span; one that also holds the end of the prompt (` Yes` behind `A: `) is the answer's."""
     return [
         int(any((start <= begin or start < end) and begin < stop and end <= stop for start, stop in spans))
         for begin, end in offsets

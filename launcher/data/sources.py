@@ -1,7 +1,7 @@
 """Where rows come from: local files, a folder of them, or a hub data set, each as (where, example) in a fixed order.
 
-An example has our column names: `messages`, or `prompt` and `completion`, or `text`. A row that cannot be used is a DataError
-that names its file and place. To add a file format, add one reader to `READERS` (and its columns to `columns.LOOKUPS`).
+An example has our column names: `messages`, or `prompt` and `completion`, or `text`. A row that cannot be used is a
+DataError that names its file and place. To add a file format, add a reader here and its twin to columns.py.
 """
 
 import csv
@@ -57,7 +57,7 @@ def files(source: Source) -> list[Path]:
 
 
 def fingerprint(source: Source) -> list[str]:
-    """Words that change when the content of a source does: each file's reader and hash, or the hub data set's revision."""
+    """Words that change when a source's content does: each file's reader and hash, or the hub data set's revision."""
     local = files(source)
     if local:
         return [f"{path.suffix} {file_digest(path)}" for path in local]
@@ -104,7 +104,7 @@ def _unreachable(source: Source, error: Exception) -> DataError:
     return DataError(f"neither a file here nor a hub data set that can be reached ({said})", where=source.path)
 
 
-# --- readers: path -> (where, row) --------------------------------------------------------------------------------------
+# --- readers: path -> (where, row) ------------------------------------------------------------------------------------
 # utf-8-sig is UTF-8 that may begin with the mark that Windows programs put there.
 
 
@@ -192,7 +192,7 @@ READERS: dict[str, Callable[[Path], Iterator[tuple[str, Any]]]] = {
 }
 
 
-# --- formats: row -> example ----------------------------------------------------------------------------------------------
+# --- formats: row -> example ------------------------------------------------------------------------------------------
 
 
 def _column(row: Row, columns: dict[str, str], name: str, where: str) -> Any:

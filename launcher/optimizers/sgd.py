@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from launcher.schema import Section
 
@@ -17,6 +17,12 @@ class Config(Section):
     """Look ahead along the momentum (needs momentum above 0)."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """L2 penalty; norms and biases are left out."""
+
+    @model_validator(mode="after")
+    def _nesterov_looks_along_momentum(self) -> "Config":
+        if self.nesterov and not self.momentum:
+            raise ValueError("nesterov needs momentum above 0")
+        return self
 
 
 def build(param_groups: list[dict[str, Any]], config: Config) -> Any:

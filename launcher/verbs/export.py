@@ -7,6 +7,9 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="run folder")
     parser.add_argument("--merge", action="store_true", help="fold the adapter into the base weights")
+    parser.add_argument(
+        "--dtype", choices=["fp32", "bf16", "fp16"], help="type of the exported weights (default: the recipe's)"
+    )
     parser.add_argument("--step", type=int, help="checkpoint to take (default: the best, else the newest)")
     parser.add_argument("--no-verify", action="store_true", help="publish without the proof")
 
@@ -22,8 +25,7 @@ def run(args: argparse.Namespace) -> int:
     ready = restore(Path(args.run), args.step)
     step = ready.progress.step
     known = [line for line in RunFolder(args.run).metrics() if line.get("step") == step and "eval/loss" in line]
-    metrics = {name: value for name, value in (known[-1] if known else {}).items() if name.startswith("eval/")}
-    story.publish(
-        ready, metrics, args.merge or ready.recipe.export.merge, ready.recipe.export.verify and not args.no_verify
-    )
+    ready.verdict.metrics = {name: value for name, value in (known or [{}])[-1].items() if name.startswith("eval/")}
+    wanted = ready.recipe.export
+    story.publish(ready, args.merge or wanted.merge, args.dtype or wanted.dtype, wanted.verify and not args.no_verify)
     return 0

@@ -4,14 +4,13 @@ import math
 import re
 from collections import Counter
 
-
 _CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_CJK}]|[^\s{_CJK}]+")
 _PUNCTUATION = re.compile(r"[^\w\s]|_")
 
 
 def summarize(totals: dict[str, tuple[float, float]]) -> dict[str, float]:
-    """Sums and counts over all ranks -> `loss` (nats a token), `perplexity` (its exponential), `token_accuracy` (greedy, 0 to 1)."""
+    """`loss` (nats a token), its exponential and the greedy accuracy (0 to 1), from sums and counts over all ranks."""
     loss = _mean(totals["tokens"])
     return {
         "loss": loss,
@@ -21,9 +20,9 @@ def summarize(totals: dict[str, tuple[float, float]]) -> dict[str, float]:
 
 
 def score(answer: str, reference: str) -> float:
-    """F1 of the words that two texts share, order aside, 0 to 1: SQuAD's rule (Rajpurkar et al., arXiv:1606.05250, section 6.1).
+    """F1 of the words that two texts share, order aside, 0 to 1: SQuAD's rule (arXiv:1606.05250, section 6.1).
 
-    Case, punctuation and articles do not count. A Chinese or Japanese character is a word, as in CMRC 2018 (arXiv:1810.07366).
+    Case, punctuation and articles do not count. A Chinese or Japanese character is a word (as in arXiv:1810.07366).
     """
     given, wanted = _words(answer), _words(reference)
     shared = sum((Counter(given) & Counter(wanted)).values())

@@ -57,6 +57,7 @@ class Objective(nn.Module):
         inputs = {name: tensor[:, :PROBE_LENGTH] for name, tensor in batch.items() if name != "labels"}
         labels = inputs["input_ids"].roll(-1, 1)  # of its own, since a prompt may be longer than the probe
         decoder, head = self._parts
+        assert head is not None
         own_logits = self.logits(**inputs)
         logits = losses.logits_of(decoder(use_cache=False, **inputs).last_hidden_state, head)
         fused, plain = self(labels=labels, **inputs).terms["tokens"][0], losses.from_logits(own_logits, labels)[0]

@@ -9,13 +9,13 @@ from launcher.data import render
 from launcher.errors import DataError
 from launcher.schema import Data
 
-# Where the recipe does not say. The first name that an example has tells its kind: a completion may be written as turns.
+# Where the recipe does not say. The first name that an example has tells its kind; a completion may be turns, too.
 LOSS_ON = {"completion_turns": "completion", "messages": "assistant", "completion": "completion", "text": "all"}
 
 
 @dataclass
 class Tools:
-    """What turning examples into rows needs. `counts` is written: rows read, kept, dropped, truncated; tokens; trained tokens."""
+    """What turning examples into rows needs. `counts` is written: rows read, kept, dropped, truncated; tokens."""
 
     tokenizer: Any
     data: Data
@@ -26,7 +26,7 @@ class Tools:
 
 
 def rows(where: str, example: dict[str, Any], tools: Tools) -> Iterator[dict[str, list[int]]]:
-    """The rows of one example (several only for text under `on_truncate: split`), each with `input_ids` and `trained`."""
+    """The rows of one example (several only for text under `on_truncate: split`): `input_ids` and `trained`."""
     tools.count("rows read")
     kind = next(name for name in LOSS_ON if name in example)
     tokens = _render(where, example, tools, tools.data.loss_on or LOSS_ON[kind])

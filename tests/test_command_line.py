@@ -1,0 +1,138 @@
+"""The command line as a person types it: help, exit codes, where messages go, and that nothing waits for torch."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import broken
+import pytest
+import tiny
+
+VERBS = ["train", "check", "plan", "evaluate", "generate", "export", "report", "runs", "recipes"]
+LAUNCHER = [sys.executable, "-m", "launcher"]
+
+
+def run(*words: str, cwd: Path | None = None, command: list[str] = LAUNCHER) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*command, *words], cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+def test_help_names_every_verb_and_comes_at_once() -> None:
+    times = []
+    for _ in range(3):
+        start = time.perf_counter()
+        done = run("--help")
+        times.append(time.perf_counter() - start)
+    assert done.returncode == 0
+    for verb in [*VERBS, "schema"]:
+        assert f"\n  {verb} " in done.stdout
+    bare = min(_seconds([sys.executable, "-c", "import argparse, pydantic"]) for _ in range(3))
+    assert min(times) < 0.5 + bare, "help is to be there in half a second"
+
+
+def _seconds(command: list[str]) -> float:
+    start = time.perf_counter()
+    subprocess.run(command, check=True)
+    return time.perf_counter() - start
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_every_verb_explains_itself(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    from launcher.__main__ import main
+
+    with pytest.raises(SystemExit) as ended:
+        main([verb, "--help"])
+    assert ended.value.code == 0 and f"launcher {verb}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("case", broken.BROKEN, ids=lambda case: case.name)
+def test_a_broken_recipe_ends_with_89_and_its_place(case: broken.Case, tmp_path: Path, capsys, monkeypatch) -> None:
+    from launcher.__main__ import main
+
+    path = case.write(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    code = main([str(path), *case.overrides])
+    said = capsys.readouterr()
+    assert code == 89
+    assert case.expected(tmp_path) in said.err
+    assert "Traceback" not in said.err and not said.out
+
+
+SOME = [case for case in broken.BROKEN if case.name][:: max(1, len(broken.BROKEN) // 6)]
+
+
+@pytest.mark.parametrize("case", SOME, ids=lambda case: case.name)
+def test_the_same_from_a_shell_within_a_second(case: broken.Case, tmp_path: Path) -> None:
+    path = case.write(tmp_path)
+    start = time.perf_counter()
+    done = run(str(path), *case.overrides, cwd=tmp_path)
+    assert done.returncode == 89 and case.expected(tmp_path) in done.stderr and "Traceback" not in done.stderr
+    assert time.perf_counter() - start < 1 + 3 * _seconds([sys.executable, "-c", "pass"]) or os.getloadavg()[0] > 2
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "where", "said"),
+    [
+        ("rows.jsonl", '{"text": "the cat"}\n\n{"text": "the dog\n', ":3", "not JSON"),
+        ("rows.jsonl", '{"text": "the cat"}\n{"text": 7}\n', ":2", "must be text, not int"),
+        ("rows.jsonl", '{"messages": [{"role": "user", "content": "the"}]}\n', ":1", "no assistant turn"),
+        ("rows.jsonl", '{"text": "the cat"}\n["the"]\n', ":2", "must be an object"),
+        ("rows.csv", "text\nthe cat\nthe,dog\n", ":3", "cells where the header has 1"),
+        ("rows.json", '[{"text": "a"}, {"prompt": "b"}]', ":2", "no column 'text'"),
+    ],
+)
+def test_a_broken_row_ends_with_89_and_its_number(
+    recipe: Path, tmp_path: Path, capsys, name, content, where, said
+) -> None:
+    (tmp_path / name).write_text(content)
+    source = f"data.train=[{{path: {tmp_path / name}}}]"
+    assert tiny.train(recipe, source, f"output_dir={tmp_path / 'run'}") == 89
+    error = capsys.readouterr().err
+    assert f"{tmp_path / name}{where}" in error and said in error and "Traceback" not in error
+    assert not (tmp_path / "run").exists(), "nothing is begun before the data is known to be good"
+
+
+def test_a_word_that_is_neither_verb_nor_recipe(capsys: pytest.CaptureFixture[str]) -> None:
+    from launcher.__main__ import main
+
+    assert main(["trian"]) == 89
+    assert "did you mean the verb train" in capsys.readouterr().err
+
+
+def test_two_ranks_by_nproc_share_one_run(recipe: Path, tmp_path: Path) -> None:
+    done = run("train", str(recipe), "--nproc", "2", "training.max_steps=2", f"output_dir={tmp_path / 'run'}")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("plan of tiny") == 1
+    assert sorted(tiny.losses(tmp_path / "run")) == [1, 2]
+
+
+def test_a_failing_rank_ends_the_others_with_its_code(recipe: Path, tmp_path: Path) -> None:
+    """The learning rate blows the loss up: every rank sees it, the exit code says non-finite, the weights are not touched."""
+    words = [
+        "optimizer.name=sgd",
+        "optimizer.learning_rate=1e30",
+        "optimizer.weight_decay=0",
+        "training.max_grad_norm=null",
+    ]
+    done = run(
+        "train", str(recipe), "--nproc", "2", *words, "method=full", "adapter=null", f"output_dir={tmp_path / 'run'}"
+    )
+    assert done.returncode == 87, done.stderr
+    assert "gradient norm is" in done.stderr
+    assert not list((tmp_path / "run" / "checkpoints").glob("step-*"))
+
+
+@pytest.mark.parametrize("starter", ["accelerate", "torchrun"])
+def test_under_a_starter_the_message_is_what_one_needs(recipe: Path, tmp_path: Path, starter: str) -> None:
+    """Both print tracebacks of their own; ours must be there, located, once a machine, and torchrun's summary ends with it."""
+    (tmp_path / "bad.yaml").write_text(recipe.read_text().replace("learning_rate", "lerning_rate"))
+    begin = {
+        "accelerate": [sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--cpu", "-m"],
+        "torchrun": [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "-m"],
+    }[starter]
+    done = run("launcher", str(tmp_path / "bad.yaml"), command=begin)
+    assert done.returncode != 0
+    assert "bad.yaml:9:13 optimizer.lerning_rate" in done.stderr and "did you mean learning_rate" in done.stderr
+    if starter == "torchrun":
+        assert "optimizer.lerning_rate" in done.stderr.strip().splitlines()[-2]
