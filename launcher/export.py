@@ -10,6 +10,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -27,48 +28,40 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
 REFERENCE_TOKENS = 256
 
 
-def export(
-    model: Any,
-    tokenizer: Any,
-    task: ModuleType,
-    adapter: ModuleType,
-    run_folder: Path,
-    batch: dict[str, Any],
-    card: str,
-    merge: bool,
-    dtype: str,
-    verify: bool,
-) -> tuple[Path, dict[str, Any] | None]:
+@dataclass(frozen=True)
+class Wanted:
+    """What the export is to be: adapter folded in or not, type of its weights (`auto` keeps the trained one), proven or not."""
+
+    merge: bool
+    dtype: str
+    verify: bool
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What is exported. `held_out` is a padded batch of rows that the proof runs on."""
+
+    model: Any
+    tokenizer: Any
+    task: ModuleType
+    adapter: ModuleType
+    held_out: dict[str, Any]
+
+
+def export(trained: Trained, run_folder: Path, card: str, wanted: Wanted) -> tuple[Path, dict[str, Any] | None]:
     """Write, prove and publish `run_folder/export`. Returns the folder and the verdict (None when not verified).
 
-    `batch` holds padded held-out rows. The model is merged, and cast unless `dtype` is auto, in place. A failed proof leaves `export.rejected/` and raises.
+    The model is cast and merged in place. A failed proof leaves `export.rejected/` and raises CheckpointError.
     """
-    model.eval()
-    if dtype != "auto":
-        model.to(DTYPES[dtype])
-    inputs = {name: tensor[:, :REFERENCE_TOKENS].to(model.device) for name, tensor in batch.items() if name != "labels"}
-    with torch.no_grad():
-        logits = model(**inputs).logits.float()
-    if merge:
-        model = adapter.merge(model)
-    _name_base_for_good(model)
+    inputs, logits = _reference(trained, wanted.dtype)
+    model = trained.adapter.merge(trained.model) if wanted.merge else trained.model
     staged = run_folder / f".export-{secrets.token_hex(4)}"
     try:
-        checkpoint.save_model(model, staged)
-        tokenizer.save_pretrained(staged)
-        if getattr(model, "generation_config", None) is not None:
-            model.generation_config.save_pretrained(staged)
-        (staged / "README.md").write_text(card, encoding="utf-8")
+        _write(staged, model, trained.tokenizer, card)
         verdict = None
-        if verify:
-            _write_reference(run_folder / "proof", model, task, tokenizer, inputs, logits)
-            verdict = prove(staged, run_folder / "proof")
-            if not verdict["ok"]:
-                _set_aside(staged, run_folder / "export.rejected")
-                raise CheckpointError(
-                    f"the export is not the trained model: {'; '.join(verdict['problems'])}",
-                    where=str(run_folder / "export.rejected"),
-                )
+        if wanted.verify:
+            _write_reference(run_folder / "proof", model, trained.task, inputs, logits)
+            verdict = _insist(staged, run_folder)
         final = run_folder / "export"
         if final.exists():
             _set_aside(final, run_folder / "export.previous")
@@ -76,6 +69,36 @@ def export(
         return final, verdict
     finally:
         shutil.rmtree(staged, ignore_errors=True)
+
+
+def _reference(trained: Trained, dtype: str) -> tuple[dict[str, Any], torch.Tensor]:
+    """Inputs, and the live model's logits on them before anything is merged or written."""
+    model = trained.model.eval()
+    if dtype != "auto":
+        model.to(DTYPES[dtype])
+    rows = {name: tensor[:, :REFERENCE_TOKENS] for name, tensor in trained.held_out.items() if name != "labels"}
+    inputs = {name: tensor.to(model.device) for name, tensor in rows.items()}
+    with torch.no_grad():
+        return inputs, model(**inputs).logits.float()
+
+
+def _write(folder: Path, model: Any, tokenizer: Any, card: str) -> None:
+    _name_base_for_good(model)
+    checkpoint.save_model(model, folder)
+    tokenizer.save_pretrained(folder)
+    if getattr(model, "generation_config", None) is not None:
+        model.generation_config.save_pretrained(folder)
+    (folder / "README.md").write_text(card, encoding="utf-8")
+
+
+def _insist(staged: Path, run_folder: Path) -> dict[str, Any]:
+    """The verdict, or an error that leaves the rejected export under another name."""
+    verdict = prove(staged, run_folder / "proof")
+    if verdict["ok"]:
+        return verdict
+    rejected = run_folder / "export.rejected"
+    _set_aside(staged, rejected)
+    raise CheckpointError(f"the export is not the trained model: {'; '.join(verdict['problems'])}", where=str(rejected))
 
 
 def prove(folder: Path, proof_folder: Path) -> dict[str, Any]:
@@ -95,9 +118,7 @@ def prove(folder: Path, proof_folder: Path) -> dict[str, Any]:
     return verdict
 
 
-def _write_reference(
-    folder: Path, model: Any, task: ModuleType, tokenizer: Any, inputs: dict[str, Any], logits: torch.Tensor
-) -> None:
+def _write_reference(folder: Path, model: Any, task: ModuleType, inputs: dict[str, Any], logits: torch.Tensor) -> None:
     folder.mkdir(exist_ok=True)
     tensors = {f"input.{name}": tensor.cpu().contiguous() for name, tensor in inputs.items()} | {"logits": logits.cpu()}
     save_file(tensors, folder / "reference.safetensors")

@@ -10,7 +10,7 @@ from launcher.losses import Loss
 
 
 class Meter:
-    """Sums stay on the device until they are read. What is not yet read goes into a checkpoint, so that a resumed run logs the same."""
+    """Sums stay on the device until they are read. What is not read yet goes into a checkpoint: a resumed run logs the same."""
 
     def __init__(self, engine: Engine):
         self._engine, self._idle_seconds, self._tokens = engine, 0.0, 0

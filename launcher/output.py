@@ -10,7 +10,8 @@ from launcher.engine import Engine
 from launcher.errors import CheckpointError, RecipeError
 from launcher.recipe import Recipe
 
-MARKS = ("recipe.yaml", "attempts.jsonl", "checkpoints")  # any of them makes a folder a run's
+PAPERS = ("attempts.jsonl", "recipe.yaml", "log")  # what a run leaves before its first result
+RESULTS = ("metrics.jsonl", "checkpoints/step-*")
 
 
 @dataclass(frozen=True)
@@ -63,15 +64,13 @@ def _folder(recipe: Recipe, resume: str | None) -> tuple[Path, int | None]:
     folder = Path(recipe.output_dir)
     if folder.exists() and not folder.is_dir():
         raise RecipeError("output_dir is a file", where=str(folder))
-    is_run = any((folder / mark).exists() for mark in MARKS)
-    if is_run and resume is None:
-        raise RecipeError(
-            "this folder holds a run", where=str(folder), fix="go on with --resume auto, or choose another output_dir"
-        )
-    if folder.exists() and not is_run and any(folder.iterdir()):
-        raise RecipeError(
-            "output_dir is neither empty nor a run folder", where=str(folder), fix="choose another output_dir"
-        )
+    has_results = any(True for pattern in RESULTS for _ in folder.glob(pattern))
+    if has_results and resume is None:
+        fix = "go on with --resume auto, or choose another output_dir"
+        raise RecipeError("this folder holds a run", where=str(folder), fix=fix)
+    is_ours = has_results or any((folder / paper).exists() for paper in PAPERS)
+    if folder.exists() and not is_ours and any(folder.iterdir()):
+        raise RecipeError("output_dir is neither empty nor a run folder", where=str(folder), fix="choose another output_dir")
     return folder, None
 
 

@@ -1,7 +1,8 @@
 """Proves an export in a process of its own: `python -P proof.py EXPORT PROOF`. Imports nothing of the launcher.
 
 PROOF holds what the live model was before the export was written: inputs and logits (reference.safetensors), and the hash of
-every tensor in memory (reference.json). The export is loaded with plain transformers, or PEFT for an adapter. Prints one JSON object.
+every tensor in memory (reference.json). The export is loaded with plain transformers, or with PEFT for an adapter. Prints one
+JSON object.
 """
 
 import json

@@ -81,7 +81,7 @@ class Run:
         return self.objective.model
 
     def steps(self) -> Iterator[tuple[int, list[tuple[int, Any]]]]:
-        """(step, this rank's micro-batches with their numbers) from where the run stands; the next step is made while one trains."""
+        """(step, this rank's numbered micro-batches) from where the run stands; the next step is made while one trains."""
         with ThreadPoolExecutor(1) as maker:
             step, total = self.progress.step, self.plan.total_steps
             coming = maker.submit(self._micro_batches, step) if step < total else None

@@ -19,7 +19,8 @@ def tell(run: Run, stop: StopRequest) -> None:
     if run.engine.is_main:
         _write_papers(run)
     trackers = Trackers(run.recipe.logging.trackers if run.engine.is_main else (), run.folder, run.plan)
-    ending = run.recipe.export.merge, run.recipe.export.dtype, run.recipe.export.verify
+    section = run.recipe.export
+    wanted = export.Wanted(section.merge, section.dtype, section.verify)
     _audit(run)
     try:
         if run.progress.step == 0:
@@ -30,7 +31,7 @@ def tell(run: Run, stop: StopRequest) -> None:
         trackers.close()
     run.engine.barrier()
     if run.engine.is_main:
-        publish(run, *ending)
+        publish(run, wanted)
 
 
 def look_before(run: Run, trackers: Trackers) -> None:
@@ -59,22 +60,17 @@ def look_after(run: Run, trackers: Trackers) -> None:
         _write_json(path, rows)
 
 
-def publish(run: Run, merge: bool, dtype: str, verify: bool) -> None:
+def publish(run: Run, wanted: export.Wanted) -> None:
     """Export what `run.verdict` is about; rank zero alone."""
     rows = run.prepared.eval or run.prepared.train
-    batch = run.task.rows.collate(
-        [[i] for i in range(min(4, len(rows)))], rows.tokens, pad_token_id(run.prepared.tokenizer), False
-    )
+    first_rows = [[i] for i in range(min(4, len(rows)))]
+    tokenizer = run.prepared.tokenizer
+    held_out = run.task.rows.collate(first_rows, rows.tokens, pad_token_id(tokenizer), False)
+    trained = export.Trained(run.model, tokenizer, run.task, parts.load("adapters", run.recipe.method), held_out)
     card = environment.model_card(run.recipe, run.plan, run.progress.step, run.verdict.metrics)
-    adapter = parts.load("adapters", run.recipe.method)
-    folder, verdict = export.export(
-        run.model, run.prepared.tokenizer, run.task, adapter, run.folder, batch, card, merge, dtype, verify
-    )
-    proven = (
-        "not verified"
-        if verdict is None
-        else f"proven in a fresh process (largest logit difference {verdict['largest_logit_difference']:.1e})"
-    )
+    folder, verdict = export.export(trained, run.folder, card, wanted)
+    difference = "" if verdict is None else f"{verdict['largest_logit_difference']:.1e}"
+    proven = f"proven in a fresh process, largest logit difference {difference}" if verdict else "not verified"
     log.say(f"export: {folder} ({proven})")
 
 

@@ -51,8 +51,12 @@ def test_cpu_commands_run_in_the_order_of_the_readme(folder: Path, monkeypatch: 
         if _kind(command) == "launcher":
             assert main(words[1:]) == 0, command
         elif _kind(command) == "starter":
-            starter = {"accelerate": "accelerate.commands.accelerate_cli", "torchrun": "torch.distributed.run"}[words[0]]
-            done = subprocess.run([sys.executable, "-m", starter, *words[1:]], capture_output=True, text=True, timeout=240)
+            starter = {"accelerate": "accelerate.commands.accelerate_cli", "torchrun": "torch.distributed.run"}[
+                words[0]
+            ]
+            done = subprocess.run(
+                [sys.executable, "-m", starter, *words[1:]], capture_output=True, text=True, timeout=240
+            )
             assert done.returncode == 0, f"{command}\n{done.stderr[-3000:]}"
     runs = sorted(path for path in (folder / "runs").iterdir())
     assert len(runs) >= 5

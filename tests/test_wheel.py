@@ -20,7 +20,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     subprocess.run(build, check=True, cwd=folder, capture_output=True)
     venv.create(folder / "env", with_pip=False, symlinks=True)
     python = folder / "env" / "bin" / "python"
-    site = Path(subprocess.check_output([python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))"], text=True).strip())
+    (site,) = (folder / "env").glob("lib/python*/site-packages")
     (site / "zz-others.pth").write_text(sysconfig.get_path("purelib") + "\n")
     (wheel,) = folder.glob("*.whl")
     subprocess.run([*pip, "--python", str(python), "install", "--no-deps", str(wheel)], check=True, capture_output=True)
@@ -33,7 +33,8 @@ def run(elsewhere: Path, cwd: Path, *words: str) -> subprocess.CompletedProcess[
 
 
 def test_the_launcher_is_the_wheels(elsewhere: Path, tmp_path: Path) -> None:
-    done = run(elsewhere, tmp_path, "python", "-c", "import launcher, launcher_kernels; print(launcher.__file__, launcher_kernels.__file__)")
+    code = "import launcher, launcher_kernels; print(launcher.__file__, launcher_kernels.__file__)"
+    done = run(elsewhere, tmp_path, "python", "-c", code)
     assert str(ROOT) not in done.stdout and done.stdout.count("site-packages") == 2, done.stderr
 
 

@@ -1,1 +1,1 @@
-"""One file a verb of the command line: `add_arguments(parser)`, `run(args) -> exit code`; its docstring's first line is the help."""
+"""One file a verb: `add_arguments(parser)`, `run(args) -> exit code`; its docstring's first line is the help."""

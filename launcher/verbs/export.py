@@ -18,7 +18,7 @@ def run(args: argparse.Namespace) -> int:
     from launcher import log
 
     log.set_up(0)
-    from launcher import story
+    from launcher import export, story
     from launcher.restore import restore
     from launcher.run_folder import RunFolder
 
@@ -26,6 +26,7 @@ def run(args: argparse.Namespace) -> int:
     step = ready.progress.step
     known = [line for line in RunFolder(args.run).metrics() if line.get("step") == step and "eval/loss" in line]
     ready.verdict.metrics = {name: value for name, value in (known or [{}])[-1].items() if name.startswith("eval/")}
-    wanted = ready.recipe.export
-    story.publish(ready, args.merge or wanted.merge, args.dtype or wanted.dtype, wanted.verify and not args.no_verify)
+    section = ready.recipe.export
+    verify = section.verify and not args.no_verify
+    story.publish(ready, export.Wanted(args.merge or section.merge, args.dtype or section.dtype, verify))
     return 0

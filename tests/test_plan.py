@@ -1,0 +1,107 @@
+"""The plan's arithmetic, and where it says each number comes from."""
+
+from pathlib import Path
+
+import pytest
+import tiny
+
+from launcher import plan, recipe
+from launcher.errors import RecipeError
+from launcher.plan import ModelFacts, World
+
+FACTS = ModelFacts("Tiny", 1000, 100, 64, False, "fused", "auto: plain linear head", "here")
+
+
+def make(path: Path, *overrides: str, world: World | None = None, facts: ModelFacts = FACTS) -> plan.Plan:
+    return plan.make(recipe.load(path, overrides), world or World(), facts, None, "no data here")
+
+
+@pytest.fixture
+def bare(tmp_path: Path) -> Path:
+    """A recipe that leaves everything open."""
+    tiny.save_tokenizer(tmp_path / "model")
+    (tmp_path / "train.jsonl").write_text('{"text": "the cat"}\n')
+    (tmp_path / "bare.yaml").write_text(
+        "task: causal_lm\nmethod: lora\nmodel: {name_or_path: model}\ndata: {train: [{path: train.jsonl}], max_length: 64}\n"
+    )
+    return tmp_path / "bare.yaml"
+
+
+G, B, A = "training.global_batch_size", "training.per_device_train_batch_size", "training.gradient_accumulation_steps"
+
+
+@pytest.mark.parametrize(
+    ("given", "world", "expected"),
+    [
+        ({}, 1, (8, 1, 8)),
+        ({}, 4, (8, 1, 2)),
+        ({G: 16}, 2, (16, 1, 8)),
+        ({B: 4}, 2, (8, 4, 1)),
+        ({A: 3}, 2, (6, 1, 3)),
+        ({G: 16, B: 2}, 4, (16, 2, 2)),
+        ({G: 16, A: 2}, 4, (16, 2, 2)),
+        ({B: 2, A: 3}, 4, (24, 2, 3)),
+    ],
+)
+def test_two_batch_numbers_give_the_third(bare: Path, given: dict, world: int, expected: tuple) -> None:
+    made = make(bare, *(f"{key}={value}" for key, value in given.items()), world=World(1, world))
+    numbers = (made.global_batch_size, made.per_device_train_batch_size, made.gradient_accumulation_steps)
+    assert numbers == expected
+    assert made.per_device_train_batch_size * made.micro_batches_per_step == made.global_batch_size
+
+
+def test_an_inexact_division_lists_the_worlds_that_fit(bare: Path) -> None:
+    with pytest.raises(
+        RecipeError, match=r"not a multiple of .* 2 x 5 processes; world sizes that fit: 1, 2, 3, 6"
+    ) as found:
+        make(bare, f"{G}=12", f"{B}=2", world=World(1, 5))
+    assert "command line" in str(found.value)
+
+
+def test_every_value_has_an_origin(bare: Path) -> None:
+    made = make(bare, "training.max_steps=10", "seed=7")
+    values = made.as_json()["values"]
+    assert all(cell["origin"] for cell in values.values())
+    assert values["seed"] == {"value": 7, "origin": "command line"}
+    assert values["method"]["origin"].endswith("bare.yaml:2:1")
+    assert values["train_rows"] == {"value": None, "origin": "unknown: no data here"}
+
+
+def test_shares_of_all_steps(bare: Path) -> None:
+    words = ["training.max_steps=200", "scheduler.warmup_steps=0.03", "checkpoint.save_steps=0.25"]
+    made = make(bare, *words)
+    assert (made.warmup_steps, made.save_steps, made.eval_steps) == (6, 50, None)
+
+
+@pytest.mark.parametrize(
+    ("world", "asked", "expected"),
+    [
+        (World(), "auto", "fp32"),
+        (World(bf16=True), "auto", "bf16"),
+        (World(device="cuda", bf16=True), "auto", "bf16"),
+        (World(device="cuda"), "auto", "fp16"),
+        (World(device="cuda", bf16=True), "fp32", "fp32"),
+    ],
+)
+def test_precision_follows_the_hardware(bare: Path, world: World, asked: str, expected: str) -> None:
+    made = make(bare, f"training.precision={asked}", world=world)
+    assert made.precision == expected
+    assert made.model_dtype == expected
+    assert make(bare, f"training.precision={asked}", "method=full", world=world).model_dtype == "fp32"
+
+
+def test_what_cannot_be_is_refused(bare: Path) -> None:
+    with pytest.raises(RecipeError, match="fp16 needs a GPU"):
+        make(bare, "training.precision=fp16")
+    with pytest.raises(RecipeError, match="strategy none trains one process"):
+        make(bare, "distributed.strategy=none", world=World(1, 2))
+    with pytest.raises(RecipeError, match="128 is more than the 64 positions"):
+        make(bare, "data.max_length=128")
+
+
+def test_bytes_are_parameters_times_their_size(bare: Path) -> None:
+    lora = make(bare, world=World(device="cuda", bf16=True))
+    assert lora.weight_bytes_per_rank == 900 * 2 + 100 * 4
+    assert (lora.gradient_bytes_per_rank, lora.optimizer_bytes_per_rank) == (400, 800)
+    sgd = make(bare, "optimizer.name=sgd", "optimizer.momentum=0.9")
+    assert sgd.optimizer_bytes_per_rank == 400
