@@ -113,7 +113,8 @@ def prove(folder: Path, proof_folder: Path) -> dict[str, Any]:
     try:
         verdict = json.loads(done.stdout.strip().splitlines()[-1])
     except (IndexError, ValueError):
-        verdict = {"ok": False, "problems": [(done.stderr.strip() or "the process said nothing").splitlines()[-1]]}
+        said = done.stderr.strip().splitlines()[-1:] or ["it said nothing"]
+        verdict = {"ok": False, "problems": [f"the proving process ended with {done.returncode}: {said[0]}"]}
     (proof_folder / "verdict.json").write_text(json.dumps(verdict, indent=1))
     return verdict
 

@@ -21,8 +21,15 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.asked = self.by_hand = False
-        for name in ("SIGTERM", "SIGUSR2", "SIGINT"):
-            signal.signal(getattr(signal, name), self._ask)
+
+    def __enter__(self) -> "StopRequest":
+        numbers = (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT)
+        self._before = {number: signal.signal(number, self._ask) for number in numbers}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def _ask(self, number: int, frame: Any) -> None:
         if number == signal.SIGINT and self.by_hand:

@@ -154,7 +154,7 @@ BROKEN = [
         "nothing like it",
         GOOD + "export: {zzz: 1}\n",
         "5:10",
-        "export.zzz is not an option of export; it has merge, verify",
+        "export.zzz is not an option of export; it has merge, dtype, verify",
     ),
     # other launchers' spellings
     Case("lora_r", GOOD + "lora_r: 8\n", "5:1", "lora_r is not an option of a recipe; did you mean adapter.r?"),

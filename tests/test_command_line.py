@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import broken
@@ -74,12 +75,13 @@ def test_the_same_from_a_shell_within_a_second(case: broken.Case, tmp_path: Path
 @pytest.mark.parametrize(
     ("name", "content", "where", "said"),
     [
-        ("rows.jsonl", '{"text": "the cat"}\n\n{"text": "the dog\n', ":3", "not JSON"),
+        ("rows.jsonl", '{"text": "the cat"}\n\n{"text": "the dog\n', " line 3", "not JSON"),  # found with the recipe
+        ("rows.jsonl", '{"text": "a"}\n' * 200 + '{"text": "b\n', ":201", "not JSON"),  # found when it is read
         ("rows.jsonl", '{"text": "the cat"}\n{"text": 7}\n', ":2", "must be text, not int"),
-        ("rows.jsonl", '{"messages": [{"role": "user", "content": "the"}]}\n', ":1", "no assistant turn"),
-        ("rows.jsonl", '{"text": "the cat"}\n["the"]\n', ":2", "must be an object"),
+        ("rows.jsonl", '{"text": "the cat"}\n["the"]\n', "", "rows that are not objects"),
         ("rows.csv", "text\nthe cat\nthe,dog\n", ":3", "cells where the header has 1"),
-        ("rows.json", '[{"text": "a"}, {"prompt": "b"}]', ":2", "no column 'text'"),
+        ("rows.json", '[{"text": "a"}, {"prompt": "b"}]', " row 2", "no column 'text'"),
+        ("rows.jsonl", '{"messages": [{"role": "user", "content": "the"}]}\n', "", "no row is left"),
     ],
 )
 def test_a_broken_row_ends_with_89_and_its_number(
@@ -89,7 +91,8 @@ def test_a_broken_row_ends_with_89_and_its_number(
     source = f"data.train=[{{path: {tmp_path / name}}}]"
     assert tiny.train(recipe, source, f"output_dir={tmp_path / 'run'}") == 89
     error = capsys.readouterr().err
-    assert f"{tmp_path / name}{where}" in error and said in error and "Traceback" not in error
+    assert (f"{tmp_path / name}{where}" if where else name) in error or said == "no row is left"
+    assert said in error and "Traceback" not in error
     assert not (tmp_path / "run").exists(), "nothing is begun before the data is known to be good"
 
 
@@ -121,6 +124,30 @@ def test_a_failing_rank_ends_the_others_with_its_code(recipe: Path, tmp_path: Pa
     assert done.returncode == 87, done.stderr
     assert "gradient norm is" in done.stderr
     assert not list((tmp_path / "run" / "checkpoints").glob("step-*"))
+
+
+def test_a_killed_launcher_leaves_no_rank_behind(recipe: Path, tmp_path: Path) -> None:
+    """Ranks that live on would keep the GPUs."""
+    words = ["train", str(recipe), "--nproc", "2", "training.max_steps=100000", f"output_dir={tmp_path / 'run'}"]
+    parent = subprocess.Popen([*LAUNCHER, *words], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_until(lambda: (tmp_path / "run" / "metrics.jsonl").exists() and len(tiny.losses(tmp_path / "run")) > 2, 90)
+    ranks = Path(f"/proc/{parent.pid}/task/{parent.pid}/children").read_text().split()
+    assert len(ranks) == 2
+    parent.kill()
+    parent.wait()
+    wait_until(lambda: not any(alive(rank) for rank in ranks), 5)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.05)
+
+
+def alive(pid: str) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rsplit(")", 1)[1].split()[0] != "Z"
 
 
 @pytest.mark.parametrize("starter", ["accelerate", "torchrun"])

@@ -53,7 +53,8 @@ def _train(recipe: Any, resume: str | None) -> None:
         with faults.recorded(place.folder, running, place.first_step) as attempt:
             ready = run.set_up(prepared, running, place)
             attempt.progress = ready.progress
-            story.tell(ready, faults.StopRequest())
+            with faults.StopRequest() as stop:
+                story.tell(ready, stop)
         if running.is_main:
             log.say(f"report: {report.write(place.folder)}")
     finally:
