@@ -58,7 +58,12 @@ def choose(recipe: Recipe, resume: str | None, engine: Engine) -> Place:
 def _folder(recipe: Recipe, resume: str | None) -> tuple[Path, int | None]:
     """The run folder, and the step if one certain checkpoint was asked for."""
     if resume not in (None, "auto"):
-        return _named(Path(str(resume)))
+        folder, step = _named(Path(str(resume)))
+        if recipe.output_dir is not None and Path(recipe.output_dir).resolve() != folder.resolve():
+            raise RecipeError(
+                f"output_dir is {recipe.output_dir}, --resume belongs to {folder}", fix="give one of them"
+            )
+        return folder, step
     if recipe.output_dir is None:
         return _new_or_newest(recipe, resume == "auto"), None
     folder = Path(recipe.output_dir)
@@ -70,7 +75,9 @@ def _folder(recipe: Recipe, resume: str | None) -> tuple[Path, int | None]:
         raise RecipeError("this folder holds a run", where=str(folder), fix=fix)
     is_ours = has_results or any((folder / paper).exists() for paper in PAPERS)
     if folder.exists() and not is_ours and any(folder.iterdir()):
-        raise RecipeError("output_dir is neither empty nor a run folder", where=str(folder), fix="choose another output_dir")
+        raise RecipeError(
+            "output_dir is neither empty nor a run folder", where=str(folder), fix="choose another output_dir"
+        )
     return folder, None
 
 

@@ -35,5 +35,10 @@ def recipe(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def finished_run(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a LoRA run of six steps that has been trained, exported and proven. Copy it before changing it."""
     folder = tmp_path_factory.mktemp("run") / "finished"
-    assert tiny.train(recipe, f"output_dir={folder}", "checkpoint.save_steps=2", "evaluation.eval_steps=3") == 0
+    assert (
+        tiny.train(
+            recipe, f"output_dir={folder}", "checkpoint.save_steps=2", "evaluation.eval_steps=3", "export.verify=true"
+        )
+        == 0
+    )
     return folder

@@ -41,6 +41,9 @@ def apply(model: Any, config: Config) -> Any:
         modules_to_save=list(config.modules_to_save) or None,
         use_rslora=config.use_rslora,
         use_dora=config.use_dora,
+        fan_in_fan_out=any(
+            type(module).__name__ == "Conv1D" for module in model.modules()
+        ),  # GPT-2 stores W transposed
     )
     try:
         return peft.get_peft_model(model, lora, autocast_adapter_dtype=True)
