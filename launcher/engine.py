@@ -21,7 +21,8 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 
 from launcher.errors import NonFiniteError
 from launcher.losses import Loss
-from launcher.plan import Plan, World
+from launcher.plan import Plan
+from launcher.world import World
 
 
 def world() -> World:

@@ -1,32 +1,19 @@
 """All numbers that a run derives from its recipe and its world, each with where it came from. Pure: no torch, no files."""
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from launcher import batch_size
 from launcher.data.order import Order
 from launcher.errors import RecipeError
+from launcher.notes import Notes
 from launcher.recipe import Recipe
+from launcher.world import World
 
 OrderOf = Callable[[int], Order]  # from a global batch size
 LOWER_IS_BETTER = ("loss", "perplexity")
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
-
-
-@dataclass(frozen=True)
-class World:
-    """Where a run takes place. `device` is cpu or cuda; `bf16` says whether the hardware multiplies bf16 quickly."""
-
-    nodes: int = 1
-    processes_per_node: int = 1
-    device: str = "cpu"
-    bf16: bool = False
-    cores_per_node: int = field(default_factory=lambda: len(os.sched_getaffinity(0)))
-
-    @property
-    def size(self) -> int:
-        return self.nodes * self.processes_per_node
 
 
 @dataclass(frozen=True)
@@ -111,11 +98,11 @@ class Plan:
 def make(recipe: Recipe, world: World, facts: ModelFacts | None, order: OrderOf | None, data_note: str = "") -> Plan:
     """Derive the plan. `order` makes the data order for a global batch size, or is None where the data cannot be read
     (`data_note` says why); numbers that depend on what is missing are None."""
-    notes = _Notes(recipe)
+    notes = Notes(recipe)
     _refuse_too_long(recipe, facts)
     _identity(notes, recipe)
     _world(notes, recipe, world)
-    _batch(notes, recipe, world)
+    batch_size.derive(notes, recipe, world)
     _precision(notes, recipe, world)
     _steps(notes, recipe, order, data_note)
     _rhythm(notes, recipe)
@@ -133,34 +120,14 @@ def _refuse_too_long(recipe: Recipe, facts: ModelFacts | None) -> None:
         )
 
 
-class _Notes:
-    """The values while they are being derived, each with its origin."""
-
-    def __init__(self, recipe: Recipe):
-        self.recipe = recipe
-        self.values: dict[str, Any] = {}
-        self.origins: dict[str, str] = {}
-
-    def take(self, name: str, key: str, value: Any) -> Any:
-        """A value as the recipe has it (or its default)."""
-        return self.put(name, value, self.recipe.origin(key))
-
-    def put(self, name: str, value: Any, origin: str) -> Any:
-        self.values[name], self.origins[name] = value, origin
-        return value
-
-    def __getitem__(self, name: str) -> Any:
-        return self.values[name]
-
-
-def _identity(notes: _Notes, recipe: Recipe) -> None:
+def _identity(notes: Notes, recipe: Recipe) -> None:
     notes.take("name", "name", recipe.name)
     notes.take("task", "task", recipe.task)
     notes.take("method", "method", recipe.method)
     notes.take("seed", "seed", recipe.seed)
 
 
-def _world(notes: _Notes, recipe: Recipe, world: World) -> None:
+def _world(notes: Notes, recipe: Recipe, world: World) -> None:
     notes.put("nodes", world.nodes, "the world")
     notes.put("processes_per_node", world.processes_per_node, "the world")
     notes.put("world_size", world.size, "computed: nodes x processes_per_node")
@@ -181,47 +148,7 @@ def _world(notes: _Notes, recipe: Recipe, world: World) -> None:
     notes.take("timeout_minutes", "distributed.timeout_minutes", recipe.distributed.timeout_minutes)
 
 
-def _batch(notes: _Notes, recipe: Recipe, world: World) -> None:
-    """Two of the three batch numbers give the third for this world; what is not given falls back to a small default."""
-    names = ("global_batch_size", "per_device_train_batch_size", "gradient_accumulation_steps")
-    known = {name: value for name in names if (value := getattr(recipe.training, name)) is not None}
-    for name, value in known.items():
-        notes.take(name, f"training.{name}", value)
-    defaults = ([] if known else [("global_batch_size", 8)]) + [(name, 1) for name in names[1:]]
-    for name, value in defaults:
-        if len(known) < 2 and name not in known:
-            known[name] = notes.put(name, value, "default")
-    if "global_batch_size" in known:
-        _divide(notes, known, world)
-    else:
-        product = known["per_device_train_batch_size"] * known["gradient_accumulation_steps"] * world.size
-        notes.put("global_batch_size", product, "computed: per device x accumulation x world size")
-    micro_batches = notes["gradient_accumulation_steps"] * world.size
-    notes.put("micro_batches_per_step", micro_batches, "computed: accumulation x world size")
-    given = recipe.evaluation.per_device_eval_batch_size
-    if given is None:
-        notes.put("per_device_eval_batch_size", notes["per_device_train_batch_size"], "as per_device_train_batch_size")
-    else:
-        notes.take("per_device_eval_batch_size", "evaluation.per_device_eval_batch_size", given)
-
-
-def _divide(notes: _Notes, known: dict[str, int], world: World) -> None:
-    """The number that is missing beside global_batch_size; an inexact division lists the world sizes that would fit."""
-    whole = known["global_batch_size"]
-    ((other_name, other),) = ((name, value) for name, value in known.items() if name != "global_batch_size")
-    quotient, rest = divmod(whole, other * world.size)
-    if rest:
-        fitting = [str(size) for size in range(1, whole + 1) if whole % (other * size) == 0]
-        raise RecipeError(
-            f"training.global_batch_size {whole} is not a multiple of {other_name} {other} x {world.size} processes",
-            where=notes.recipe.origin("training.global_batch_size"),
-            fix=f"world sizes that fit: {', '.join(fitting)}" if fitting else f"{other_name} must divide it",
-        )
-    missing = {"per_device_train_batch_size", "gradient_accumulation_steps"} - {other_name}
-    notes.put(missing.pop(), quotient, f"computed: {whole} / ({other} x {world.size} processes)")
-
-
-def _precision(notes: _Notes, recipe: Recipe, world: World) -> None:
+def _precision(notes: Notes, recipe: Recipe, world: World) -> None:
     precision = recipe.training.precision
     if precision == "auto" and world.device == "cpu":
         precision = notes.put(
@@ -253,7 +180,7 @@ def _precision(notes: _Notes, recipe: Recipe, world: World) -> None:
     notes.take("max_length", "data.max_length", recipe.data.max_length)
 
 
-def _steps(notes: _Notes, recipe: Recipe, order_of: OrderOf | None, data_note: str) -> None:
+def _steps(notes: Notes, recipe: Recipe, order_of: OrderOf | None, data_note: str) -> None:
     epochs, max_steps = recipe.training.num_train_epochs, recipe.training.max_steps
     order: Order | None = order_of(notes["global_batch_size"]) if order_of else None
     if order is None:
@@ -272,7 +199,7 @@ def _steps(notes: _Notes, recipe: Recipe, order_of: OrderOf | None, data_note: s
         notes.put("total_steps", order.total_steps(epochs or 1.0), f"computed: {epochs or 1.0:g} epochs")
 
 
-def _rhythm(notes: _Notes, recipe: Recipe) -> None:
+def _rhythm(notes: Notes, recipe: Recipe) -> None:
     total = notes["total_steps"]
     scheduler = recipe.scheduler
     notes.take("schedule", "scheduler.name", scheduler.name)
@@ -291,7 +218,7 @@ def _rhythm(notes: _Notes, recipe: Recipe) -> None:
     notes.take("logging_steps", "logging.logging_steps", recipe.logging.logging_steps)
 
 
-def _judging(notes: _Notes, recipe: Recipe) -> None:
+def _judging(notes: Notes, recipe: Recipe) -> None:
     section = recipe.evaluation
     notes.take("metrics", "evaluation.metrics", section.metrics)
     metric = notes.take("metric_for_best_model", "evaluation.metric_for_best_model", section.metric_for_best_model)
@@ -303,7 +230,7 @@ def _judging(notes: _Notes, recipe: Recipe) -> None:
     notes.take("early_stopping_patience", "evaluation.early_stopping_patience", section.early_stopping_patience)
 
 
-def _share(notes: _Notes, name: str, key: str, value: float | None, total: int | None, least: int = 1) -> None:
+def _share(notes: Notes, name: str, key: str, value: float | None, total: int | None, least: int = 1) -> None:
     """A number of steps, or below 1 a share of all steps."""
     if value is None:
         notes.put(name, None, "default: only at the end")
@@ -316,7 +243,7 @@ def _share(notes: _Notes, name: str, key: str, value: float | None, total: int |
         notes.put(name, max(least, round(value * total)), origin)
 
 
-def _memory(notes: _Notes, facts: ModelFacts | None) -> None:
+def _memory(notes: Notes, facts: ModelFacts | None) -> None:
     """Bytes a rank holds whatever the batch: weights, gradients and AdamW's or momentum's state (fp32, unsharded)."""
     if facts is None:
         for name in ("parameters", "trainable_parameters", "weight_bytes_per_rank", "gradient_bytes_per_rank"):
@@ -346,7 +273,7 @@ def _optimizer_states(recipe: Recipe) -> int:
     return 2
 
 
-def _sameness(notes: _Notes, facts: ModelFacts | None) -> None:
+def _sameness(notes: Notes, facts: ModelFacts | None) -> None:
     if facts is not None and facts.has_dropout:
         text = "equal on any number of ranks for the same per_device_train_batch_size (the model has dropout)"
     else:

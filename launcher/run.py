@@ -21,8 +21,9 @@ from launcher.errors import RecipeError
 from launcher.evaluate import Exam, Verdict
 from launcher.meter import Meter
 from launcher.output import Place
-from launcher.plan import Plan, World
+from launcher.plan import Plan
 from launcher.recipe import Recipe
+from launcher.world import World
 
 
 @dataclass

@@ -27,7 +27,7 @@ def exponential(progress: float, min_lr_ratio: float, decay_share: float) -> flo
 
 
 def wsd(progress: float, min_lr_ratio: float, decay_share: float) -> float:
-    """Warmup, stable, decay: flat, then linear over the last `decay_share` (Hu et al., arXiv:2404.06395; the linear decay of Hägele et al., arXiv:2405.18392)."""
+    """Warmup, stable, decay (Hu et al., arXiv:2404.06395), here linear over the last `decay_share` (arXiv:2405.18392)."""
     if decay_share <= 0 or progress <= 1.0 - decay_share:
         return 1.0
     return 1.0 - (1.0 - min_lr_ratio) * (progress - (1.0 - decay_share)) / decay_share

@@ -7,7 +7,8 @@ import tiny
 
 from launcher import plan, recipe
 from launcher.errors import RecipeError
-from launcher.plan import ModelFacts, World
+from launcher.plan import ModelFacts
+from launcher.world import World
 
 FACTS = ModelFacts("Tiny", 1000, 100, 64, False, "fused", "auto: plain linear head", "here")
 

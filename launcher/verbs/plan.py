@@ -37,7 +37,7 @@ def _world(text: str | None) -> Any:
         return None
     if not (match := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)):
         raise RecipeError(f"--world {text} is not NODESxGPUS", fix="write for example --world 2x8")
-    from launcher.plan import World
+    from launcher.world import World
 
     return World(int(match[1]), int(match[2]), device="cuda", bf16=True)
 
