@@ -226,7 +226,11 @@ def _prepare_source(recipe: Recipe, task: ModuleType, tokenizer: Any, source: An
     rows_code = Path(str(task.rows.__file__))
     ingredients = {
         "source": [sources.fingerprint(source), source.format, source.split, dict(source.columns)],
-        "tokenizer": [tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template, tokenizer.eos_token],
+        "tokenizer": [
+            tokenizer.backend_tokenizer.to_str(),
+            tokenizer.chat_template,
+            dict(tokenizer.special_tokens_map),
+        ],
         "options": [recipe.task, data.max_length, data.on_truncate, data.loss_on],
         "task": file_digest(rows_code),
     }

@@ -11,6 +11,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -20,8 +21,9 @@ from typing import Any
 
 import numpy as np
 
+from launcher import log
 from launcher.data.digest import file_digest
-from launcher.errors import DataError
+from launcher.errors import DataError, EnvironmentProblem
 
 ROWS_PER_BATCH = 10_000
 TOKENS_PER_BATCH = 4_000_000  # a row may be long: what waits to be written is Python's, at some 16 bytes a number
@@ -125,13 +127,33 @@ def prepare(
     """
     folder = cache_dir / _key(ingredients)
     if not folder.exists():
-        from filelock import FileLock
-
-        cache_dir.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_suffix(".lock")):
+        with _only_writer(folder):
             if not folder.exists():
                 _write(folder, make_rows)
     return Prepared(folder)
+
+
+@contextmanager
+def _only_writer(folder: Path) -> Iterator[None]:
+    """One process at a time; another that is at it already is waited for, and said."""
+    from filelock import FileLock, Timeout
+
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder.with_suffix(".lock"))
+        try:
+            lock.acquire(timeout=1)
+        except Timeout:
+            log.say(f"another process prepares this data; waiting for {lock.lock_file}")
+            lock.acquire()
+    except PermissionError as error:
+        raise EnvironmentProblem(
+            f"cannot be written to: {error.strerror}", where=str(folder.parent), fix="set data.cache_dir"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def default_cache_dir() -> Path:
