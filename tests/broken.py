@@ -501,7 +501,8 @@ BROKEN = [
     ),
     Case(
         "missing init",
-        GOOD.replace("name_or_path: owner/model", "init: config.json") + "tokenizer: {name_or_path: gpt2}\n",
+        GOOD.replace("name_or_path: owner/model", "init: config.json").replace("lora", "full")
+        + "tokenizer: {name_or_path: gpt2}\n",
         "3:15",
         "model.init: there is no file ",
     ),

@@ -1,6 +1,6 @@
 """The command line as a person types it: help, exit codes, where messages go, and that nothing waits for torch."""
 
-import os
+import resource
 import subprocess
 import sys
 import time
@@ -19,23 +19,19 @@ def run(*words: str, cwd: Path | None = None, command: list[str] = LAUNCHER) -> 
     return subprocess.run([*command, *words], cwd=cwd, capture_output=True, text=True, timeout=120)
 
 
+def cpu_seconds() -> float:
+    """Of all children so far: unlike the clock on the wall, it does not depend on what else the machine does."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def test_help_names_every_verb_and_comes_at_once() -> None:
-    times = []
-    for _ in range(3):
-        start = time.perf_counter()
-        done = run("--help")
-        times.append(time.perf_counter() - start)
+    before = cpu_seconds()
+    done = run("--help")
+    assert cpu_seconds() - before < 0.5
     assert done.returncode == 0
     for verb in [*VERBS, "schema"]:
         assert f"\n  {verb} " in done.stdout
-    bare = min(_seconds([sys.executable, "-c", "import argparse, pydantic"]) for _ in range(3))
-    assert min(times) < 0.5 + bare, "help is to be there in half a second"
-
-
-def _seconds(command: list[str]) -> float:
-    start = time.perf_counter()
-    subprocess.run(command, check=True)
-    return time.perf_counter() - start
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -66,10 +62,10 @@ SOME = [case for case in broken.BROKEN if case.name][:: max(1, len(broken.BROKEN
 @pytest.mark.parametrize("case", SOME, ids=lambda case: case.name)
 def test_the_same_from_a_shell_within_a_second(case: broken.Case, tmp_path: Path) -> None:
     path = case.write(tmp_path)
-    start = time.perf_counter()
+    before = cpu_seconds()
     done = run(str(path), *case.overrides, cwd=tmp_path)
     assert done.returncode == 89 and case.expected(tmp_path) in done.stderr and "Traceback" not in done.stderr
-    assert time.perf_counter() - start < 1 + 3 * _seconds([sys.executable, "-c", "pass"]) or os.getloadavg()[0] > 2
+    assert cpu_seconds() - before < 1
 
 
 @pytest.mark.parametrize(
@@ -104,10 +100,10 @@ def test_a_word_that_is_neither_verb_nor_recipe(capsys: pytest.CaptureFixture[st
 
 
 def test_two_ranks_by_nproc_share_one_run(recipe: Path, tmp_path: Path) -> None:
-    done = run("train", str(recipe), "--nproc", "2", "training.max_steps=2", f"output_dir={tmp_path / 'run'}")
+    done = run("train", str(recipe), "--nproc", "2", "training.max_steps=3", f"output_dir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("plan of tiny") == 1
-    assert sorted(tiny.losses(tmp_path / "run")) == [1, 2]
+    assert sorted(tiny.losses(tmp_path / "run")) == [1, 2, 3]
 
 
 def test_a_failing_rank_ends_the_others_with_its_code(recipe: Path, tmp_path: Path) -> None:
@@ -160,6 +156,6 @@ def test_under_a_starter_the_message_is_what_one_needs(recipe: Path, tmp_path: P
     }[starter]
     done = run("launcher", str(tmp_path / "bad.yaml"), command=begin)
     assert done.returncode != 0
-    assert "bad.yaml:9:13 optimizer.lerning_rate" in done.stderr and "did you mean learning_rate" in done.stderr
+    assert "bad.yaml:10:13 optimizer.lerning_rate" in done.stderr and "did you mean learning_rate" in done.stderr
     if starter == "torchrun":
         assert "optimizer.lerning_rate" in done.stderr.strip().splitlines()[-2]

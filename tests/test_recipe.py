@@ -73,6 +73,7 @@ def test_empty_sections_and_aliases_are_fine(folder: Path) -> None:
 
 def test_frozen_all_the_way(folder: Path) -> None:
     base = GOOD.replace("name_or_path: owner/model", "init: {model_type: gpt2, layers: [1, 2], more: {a: 1}}")
+    base = base.replace("lora", "full")
     r = load(folder, "tokenizer: {name_or_path: owner/name}\n", base=base)
     with pytest.raises(ValidationError):
         r.training.max_steps = 3

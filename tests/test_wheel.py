@@ -1,5 +1,6 @@
 """A wheel works from any folder, in an environment that has never seen the checkout."""
 
+import os
 import subprocess
 import sys
 import sysconfig
@@ -17,13 +18,18 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("wheel")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "-q"]
     build = [*pip, "wheel", str(ROOT), "--no-deps", "--no-build-isolation", "-w", str(folder)]
-    subprocess.run(build, check=True, cwd=folder, capture_output=True)
+    bare = {
+        name: value for name, value in os.environ.items() if name != "PYTHONPATH"
+    }  # else pip finds the checkout there
+    subprocess.run(build, check=True, cwd=folder, env=bare, capture_output=True)
     venv.create(folder / "env", with_pip=False, symlinks=True)
     python = folder / "env" / "bin" / "python"
     (site,) = (folder / "env").glob("lib/python*/site-packages")
     (site / "zz-others.pth").write_text(sysconfig.get_path("purelib") + "\n")
     (wheel,) = folder.glob("*.whl")
-    subprocess.run([*pip, "--python", str(python), "install", "--no-deps", str(wheel)], check=True, capture_output=True)
+    subprocess.run(
+        [*pip, "--python", str(python), "install", "--no-deps", str(wheel)], check=True, env=bare, capture_output=True
+    )
     return folder / "env" / "bin"
 
 

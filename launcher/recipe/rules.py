@@ -79,7 +79,8 @@ def _model(recipe: Sections) -> Iterator[Finding]:
 def _method(recipe: Sections) -> Iterator[Finding]:
     if recipe.quantization is not None and recipe.method != "qlora":
         yield "quantization", f"needs method: qlora, and this is method: {recipe.method}"
-    if recipe.method != "full" and recipe.model.init is not None:
+    from_scratch = recipe.model.init is not None and recipe.model.name_or_path is None
+    if from_scratch and recipe.method != "full" and recipe.tokenizer.name_or_path is not None:
         yield "model.init", f"random weights are nothing to adapt; use method: full (this is method: {recipe.method})"
     if recipe.method == "full" and recipe.export.merge:
         yield "export.merge", "there is no adapter to merge under method: full"
