@@ -49,6 +49,7 @@ time.sleep(0.5)  # the other ranks still have to reach rank 0
 def submit_folder(tmp_path: Path) -> Path:
     """A folder to submit from, with the fake launcher and a recipe file that it does not read."""
     (tmp_path / "launcher").mkdir()
+    (tmp_path / "launcher" / "__init__.py").touch()  # without it an installed launcher would go before
     (tmp_path / "launcher" / "__main__.py").write_text(FAKE_LAUNCHER)
     (tmp_path / "recipe.yaml").write_text("")
     return tmp_path
