@@ -5,10 +5,11 @@ BIN := $(VENV)/bin
 SET_UP := $(VENV)/.set-up
 # PyPI's torch for Linux brings CUDA; on a machine without a GPU: make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
+RESULTS ?= kernels/results
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup demo test test-all check format bench clean
+.PHONY: help setup demo test test-all check format bench gpu clean
 
 help:
 	@echo "make setup     virtual environment in .venv, with everything at pinned versions"
@@ -16,6 +17,7 @@ help:
 	@echo "make test      the tests"
 	@echo "make check     ruff, formatter, types of the pure layers, layer test"
 	@echo "make bench     tokens/s and memory beside a bare loop, Trainer and TRL"
+	@echo "make gpu       on a machine with a GPU: kernel tests, kernel speed and training steps, to RESULTS=folder; installs nothing"
 
 setup: $(SET_UP)
 
@@ -47,6 +49,10 @@ format: $(SET_UP)
 bench: $(SET_UP)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
 	$(BIN)/python tests/bench/train_bench.py
+
+# The machine's own Python, as it is: no virtual environment.
+gpu:
+	$(PYTHON) tests/gpu/run.py $(RESULTS)
 
 clean:
 	rm -rf $(VENV) build *.egg-info

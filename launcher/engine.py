@@ -8,7 +8,7 @@ import math
 import os
 import resource
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any
 
@@ -86,7 +86,7 @@ class Engine:
         """Gradients of `sum over terms of weight * sum / global count`, exchanged between ranks if `last` of the step."""
         self.accelerator.sync_gradients = last
         with nullcontext() if last else self.accelerator.no_sync(self._wrapped):
-            loss: Loss = self._wrapped(**self.to_device(batch))
+            loss: Loss = self._wrapped(**self.to_device(batch), counts=self.objective.counts(batch))
             # DistributedDataParallel averages over ranks; the factor makes it a sum. A count of zero has a sum of zero.
             total = sum(
                 weight * value * (self.world_size / max(counts[name], 1))
@@ -114,12 +114,16 @@ class Engine:
     def evaluate(self, batch: Mapping[str, torch.Tensor]) -> Loss:
         """The loss without gradients. Goes past the wrapper, so ranks need not stay in step."""
         with torch.no_grad():
-            return self.objective(**self.to_device(batch))
+            return self.objective(**self.to_device(batch), counts=self.objective.counts(batch))
+
+    def autocast(self) -> AbstractContextManager[None]:
+        """The precision of training."""
+        return self.accelerator.autocast()
 
     @contextmanager
     def generating(self) -> Iterator[Any]:
         """The bare model for generation, in the precision of training."""
-        with self.accelerator.autocast(), torch.no_grad():
+        with self.autocast(), torch.no_grad():
             yield self.objective.model
 
     def sum(self, values: Mapping[str, float]) -> dict[str, float]:

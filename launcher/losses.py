@@ -6,16 +6,18 @@
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from launcher.heads import Head, Slices
+from launcher.shards import Whole
+
 try:
-    from launcher_kernels import linear_cross_entropy
+    import launcher_kernels
 except ModuleNotFoundError:  # a checkout that is not installed: the source root lies beside the package
     sys.path.append(str(Path(__file__).parent.parent / "kernels"))
-    from launcher_kernels import linear_cross_entropy
+    import launcher_kernels
 
 
 IGNORED = -100  # the label of a position that no loss looks at
@@ -32,50 +34,60 @@ class Loss:
     metrics: dict[str, tuple[Tensor, Tensor | int]] = field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Head:
-    """An output embedding as the fused loss needs it: the module, and what happens to its logits."""
+def from_hidden(hidden: Tensor, head: Head, labels: Tensor, num_labels: int | None = None) -> tuple[Tensor, Tensor]:
+    """Fused loss. hidden (..., H); labels (...,) already shifted, -100 ignored. Returns (loss sum in at least fp32, hits).
 
-    linear: nn.Linear
-    softcap: float | None = None
-    scale: float = 1.0
-
-
-def resolve_head(model: Any) -> tuple[Head | None, str]:
-    """The head of a Hugging Face causal model (PEFT unwrapped), or None with the reason why the fused loss cannot use it."""
-    if model.base_model is model:
-        return None, f"{type(model).__name__} names no decoder below its head"
-    linear = model.get_output_embeddings()
-    if type(linear) is not nn.Linear:
-        return None, f"the output head is a {type(linear).__name__}, not a plain linear layer"
-    config = model.config.get_text_config()
-    scale = float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
-    return Head(linear, getattr(config, "final_logit_softcapping", None), scale), "plain linear head"
-
-
-def from_hidden(hidden: Tensor, head: Head, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Fused loss. hidden (..., H); labels (...,) already shifted, -100 ignored. Returns (loss sum in at least fp32, hits)."""
-    weight, bias = head.linear.weight, head.linear.bias
-    dtype = (
-        torch.get_autocast_dtype(hidden.device.type) if torch.is_autocast_enabled(hidden.device.type) else weight.dtype
-    )
-    return linear_cross_entropy(
-        hidden.reshape(-1, hidden.shape[-1]).to(dtype),
-        weight.to(dtype),
-        labels.reshape(-1),
-        bias=None if bias is None else bias.to(dtype),
-        ignore_index=IGNORED,
-        softcap=head.softcap,
-        scale=head.scale,
-    )
+    `num_labels`, the number of labels that are not ignored, saves waiting for the device where it is known.
+    """
+    x = _input(hidden, head)
+    with Whole(head.tensors().values()) as whole:
+        result = launcher_kernels.linear_cross_entropy(
+            x,
+            _sliced(head.weight) if isinstance(head.weight, Slices) else head.weight,
+            labels.to(x.device),
+            bias=head.bias,
+            lora=(head.lora.a, head.lora.b, head.lora.scale) if head.lora else None,
+            lora_input=head.lora.dropout(x) if head.lora else None,
+            ignore_index=IGNORED,
+            softcap=head.softcap,
+            scale=head.scale,
+            reduction="sum",
+            n_valid=num_labels,
+            returns=("correct",),
+        )
+    whole.again(result.loss, x)
+    return result.loss, result.correct
 
 
 def logits_of(hidden: Tensor, head: Head) -> Tensor:
-    """The logits that `from_hidden` takes the loss of; hidden (..., H) -> (..., V)."""
-    logits = (
-        nn.functional.linear(hidden.to(head.linear.weight.dtype), head.linear.weight, head.linear.bias) * head.scale
-    )
+    """The logits that `from_hidden` takes the loss of, without LoRA's dropout; hidden (..., H) -> (..., V)."""
+    x = _input(hidden, head)
+    with Whole(head.tensors().values()):
+        weight = head.weight.read(0, head.weight.shape[0]) if isinstance(head.weight, Slices) else head.weight
+        logits = nn.functional.linear(x, weight.to(x.dtype), None if head.bias is None else head.bias.to(x.dtype))
+        if head.lora:
+            update = nn.functional.linear(x, head.lora.a.to(x.dtype))
+            logits = logits + head.lora.scale * nn.functional.linear(update, head.lora.b.to(x.dtype))
+    logits = logits * head.scale
     return logits if head.softcap is None else head.softcap * torch.tanh(logits / head.softcap)
+
+
+def way(head: Head, num_rows: int, dtype: torch.dtype, weight_dtype: torch.dtype, device: str) -> str:
+    """How the fused loss will go through the vocabulary for so many positions with a label, and why."""
+    vocabulary, hidden = head.weight.shape
+    others = (tensor for name, tensor in head.tensors().items() if name != "weight")
+    choice = launcher_kernels.choose(
+        num_rows,
+        hidden,
+        vocabulary,
+        dtype=dtype,
+        device=device,
+        trains_weight=head.weight.requires_grad,
+        weight_dtype=weight_dtype,
+        trains_head_otherwise=any(tensor.requires_grad for tensor in others),
+        has_only_slices=isinstance(head.weight, Slices),
+    )
+    return str(choice)
 
 
 def from_logits(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -84,3 +96,17 @@ def from_logits(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     flat = flat.to(torch.promote_types(flat.dtype, torch.float32))
     loss = nn.functional.cross_entropy(flat, target, ignore_index=IGNORED, reduction="sum")
     return loss, ((flat.argmax(-1) == target) & (target != IGNORED)).sum()
+
+
+def _input(hidden: Tensor, head: Head) -> Tensor:
+    """Hidden states where the head is, in the precision that its own product would have."""
+    device = head.weight.device
+    if torch.is_autocast_enabled(device.type):
+        dtype = torch.get_autocast_dtype(device.type)
+    else:
+        dtype = hidden.dtype if isinstance(head.weight, Slices) else head.weight.dtype
+    return hidden.to(device, dtype)
+
+
+def _sliced(weight: Slices) -> launcher_kernels.SlicedWeight:
+    return launcher_kernels.SlicedWeight(weight.shape, weight.dtype, weight.read)

@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,9 +14,8 @@ from typing import Any
 import torch
 import transformers
 
-from launcher import shipped
+from launcher import heads, losses, shipped
 from launcher.errors import EnvironmentProblem, RecipeError
-from launcher.losses import resolve_head
 from launcher.plan import ModelFacts
 from launcher.recipe import Recipe
 
@@ -114,19 +114,27 @@ def facts(recipe: Recipe, task: ModuleType, adapter: ModuleType) -> ModelFacts:
         )
         model = adapter.apply(model, recipe.adapter)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    head, reason = resolve_head(base)
+    head, reason = heads.resolve(base)
     asked = recipe.loss.implementation
-    loss = "torch" if asked == "torch" or head is None else "fused"
+    fused = head is not None and asked != "torch"
     return ModelFacts(
         architecture=type(base).__name__,
         parameters=sum(p.numel() for p in model.parameters()),
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
         max_positions=getattr(config.get_text_config(), "max_position_embeddings", None),
         has_dropout=any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in model.modules()),
-        loss=loss,
+        loss="fused" if fused else "torch",
         loss_reason="loss.implementation" if asked != "auto" else f"auto: {reason}",
         source=source,
+        loss_way=partial(_loss_way, head, recipe.method) if fused else None,
     )
+
+
+def _loss_way(head: heads.Head, method: str, num_rows: int, precision: str, model_dtype: str, device: str) -> str:
+    """How the fused loss goes about it. What an adapter trains is fp32, and so is a head without autocast beside it."""
+    kept = torch.float32 if head.weight.requires_grad and method != "full" else DTYPES[model_dtype]
+    computed = DTYPES[precision] if precision in ("bf16", "fp16") else kept
+    return losses.way(head, num_rows, computed, kept, device)
 
 
 def check_packing(model: Any, device: torch.device) -> None:

@@ -12,6 +12,7 @@ from launcher.recipe import Recipe
 from launcher.world import World
 
 OrderOf = Callable[[int], Order]  # from a global batch size
+LossWay = Callable[[int, str, str, str], str]  # from tokens a micro-batch, precision, model_dtype and device
 LOWER_IS_BETTER = ("loss", "perplexity")
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
@@ -28,6 +29,7 @@ class ModelFacts:
     loss: str
     loss_reason: str
     source: str
+    loss_way: LossWay | None = None
 
 
 @dataclass(frozen=True)
@@ -254,7 +256,7 @@ def _memory(notes: Notes, facts: ModelFacts | None) -> None:
         return
     size = BYTES[notes["model_dtype"]]
     trained = 4 if notes["method"] != "full" else size
-    notes.put("loss", facts.loss, facts.loss_reason)
+    notes.put("loss", facts.loss, _loss_reason(notes, facts))
     notes.put("model", facts.architecture, facts.source)
     notes.put("parameters", facts.parameters, "counted on the shapes")
     notes.put("trainable_parameters", facts.trainable, "counted on the shapes")
@@ -265,6 +267,15 @@ def _memory(notes: Notes, facts: ModelFacts | None) -> None:
     notes.put(
         "optimizer_bytes_per_rank", facts.trainable * trained * states, f"computed: {states} states a trained parameter"
     )
+
+
+def _loss_reason(notes: Notes, facts: ModelFacts) -> str:
+    """Why this loss, and how it goes through the vocabulary when every position has a label."""
+    if facts.loss_way is None:
+        return facts.loss_reason
+    rows = notes["per_device_train_batch_size"] * notes["max_length"]
+    way = facts.loss_way(rows, notes["precision"], notes["model_dtype"], notes["device"])
+    return f"{facts.loss_reason}; {way}"
 
 
 def _optimizer_states(recipe: Recipe) -> int:

@@ -216,7 +216,8 @@ def _settle_loss(run: Run) -> None:
     batch = run.engine.to_device(run.collate(run.prepared.order.units(0)[:1]))
     was_training = run.objective.training
     run.objective.eval()
-    run.objective.settle(batch, tolerance, may_fall_back=run.recipe.loss.implementation == "auto")
+    with run.engine.autocast():
+        run.objective.settle(batch, tolerance, may_fall_back=run.recipe.loss.implementation == "auto")
     run.objective.train(was_training)
     log.say(f"loss: {run.objective.implementation} ({run.objective.reason})")
 

@@ -1,27 +1,13 @@
-"""The door to the kernels: which heads it recognises, and that both ways through it agree."""
+"""The door to the kernels: both ways through it agree."""
+
+import re
 
 import pytest
 import torch
 from torch import nn
 
-from launcher.losses import Head, from_hidden, from_logits, logits_of, resolve_head
-
-
-class Config:
-    def __init__(self, **values):
-        self.__dict__.update(values)
-
-    def get_text_config(self):
-        return self
-
-
-class Model(nn.Module):
-    def __init__(self, head, **config):
-        super().__init__()
-        self.base_model, self.head, self.config = nn.Identity(), head, Config(**config)
-
-    def get_output_embeddings(self):
-        return self.head
+from launcher.heads import Head, Lora, Slices
+from launcher.losses import from_hidden, from_logits, logits_of, way
 
 
 def batch(dtype=torch.float64):
@@ -31,71 +17,80 @@ def batch(dtype=torch.float64):
     return hidden, labels
 
 
-@pytest.mark.parametrize("head", [Head(nn.Linear(4, 11)), Head(nn.Linear(4, 11, bias=False), softcap=1.5, scale=2.0)])
-def test_both_ways_give_the_same(head):
+def number(*shape, dtype=torch.float64):
+    torch.manual_seed(1)
+    return torch.randn(shape, dtype=dtype).requires_grad_()
+
+
+def head(dtype=torch.float64, **more):
+    return Head(number(11, 4, dtype=dtype), number(11, dtype=dtype), **more)
+
+
+def in_slices():
+    weight = number(11, 4).detach()
+    return Head(Slices((11, 4), weight.dtype, weight.device, lambda start, stop: weight[start:stop]), number(11))
+
+
+HEADS = {
+    "bias": head(),
+    "softcap and scale": Head(number(11, 4), softcap=1.5, scale=2.0),
+    "LoRA": head(lora=Lora(number(3, 4), number(11, 3), 0.5, nn.Identity()), scale=2.0),
+    "slices": in_slices(),
+}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_both_ways_give_the_same(name):
+    (hidden, labels), head = batch(), HEADS[name]
+    hidden.requires_grad_()
+    fused, plain = from_hidden(hidden, head, labels), from_logits(logits_of(hidden, head), labels)
+    trained = [hidden, *head.tensors().values()]
+    assert fused[1] == plain[1]
+    torch.testing.assert_close(fused[0], plain[0], rtol=1e-12, atol=0)
+    gradients = [torch.autograd.grad(loss, trained) for loss, _ in (fused, plain)]
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-13)
+
+
+def test_a_wrong_number_of_labels_is_found():
     hidden, labels = batch()
-    head.linear.double()
-    for ours, plain in zip(
-        from_hidden(hidden, head, labels), from_logits(logits_of(hidden, head), labels), strict=True
-    ):
-        torch.testing.assert_close(ours, plain, rtol=1e-12, atol=0)
+    told = from_hidden(hidden, head(), labels, 7)
+    assert torch.equal(told[0], from_hidden(hidden, head(), labels)[0])
+    with pytest.raises((ValueError, RuntimeError)):
+        from_hidden(hidden, head(), labels, 6)
 
 
 @pytest.mark.parametrize("way", ["fused", "torch"])
 def test_a_bf16_loss_is_summed_in_fp32(way):
-    hidden, labels = batch(torch.bfloat16)
-    head = Head(nn.Linear(4, 11, dtype=torch.bfloat16))
+    (hidden, labels), low = batch(torch.bfloat16), head(torch.bfloat16)
     many = hidden.repeat(500, 1, 1), labels.repeat(500, 1)
-    loss, _ = from_hidden(many[0], head, many[1]) if way == "fused" else from_logits(head.linear(many[0]), many[1])
-    once, _ = from_hidden(hidden, head, labels)
+    loss, _ = from_hidden(many[0], low, many[1]) if way == "fused" else from_logits(logits_of(many[0], low), many[1])
+    once, _ = from_hidden(hidden, low, labels)
     assert loss.dtype == torch.float32
-    assert float(loss) == pytest.approx(500 * float(once), rel=1e-4)  # bf16 would stop growing at 256
+    assert loss.item() == pytest.approx(500 * once.item(), rel=1e-4)  # bf16 would stop growing at 256
 
 
 def test_autocast_decides_the_precision_of_the_product():
-    hidden, labels = batch(torch.float32)
-    head = Head(nn.Linear(4, 11))
-    low = Head(nn.Linear(4, 11, dtype=torch.bfloat16))
-    low.linear.load_state_dict(head.linear.state_dict())
+    (hidden, labels), high = batch(torch.float32), head(torch.float32)
+    low = Head(high.weight.bfloat16(), high.bias.bfloat16())
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss, _ = from_hidden(hidden, head, labels)
-    assert torch.equal(loss, from_hidden(hidden.bfloat16(), low, labels)[0])
+        loss, _ = from_hidden(hidden, high, labels)
+    torch.testing.assert_close(loss, from_hidden(hidden.bfloat16(), low, labels)[0], rtol=2**-8, atol=0)
     loss.backward()
-    assert head.linear.weight.grad.dtype == torch.float32
+    assert high.weight.grad.dtype == torch.float32
+    assert not torch.equal(high.weight.grad, high.weight.grad.bfloat16().float()), (
+        "rounded on its way to an fp32 weight"
+    )
 
 
 @pytest.mark.parametrize(
-    ("config", "softcap", "scale"),
+    ("head", "says"),
     [
-        ({}, None, 1.0),
-        ({"final_logit_softcapping": 30.0}, 30.0, 1.0),
-        ({"final_logit_softcapping": None, "logit_scale": None, "logits_scaling": None}, None, 1.0),
-        ({"logit_scale": 0.0625}, None, 0.0625),
-        ({"logits_scaling": 8.0}, None, 0.125),
+        (Head(torch.empty(32000, 64, device="meta")), "chunk.*frozen"),
+        (Head(torch.empty(32000, 64, device="meta", requires_grad=True)), "chunk.*trained"),
+        (in_slices(), "recompute.*slices"),
     ],
 )
-def test_what_a_configuration_says_about_the_logits(config, softcap, scale):
-    head, _ = resolve_head(Model(nn.Linear(4, 11), **config))
-    assert (head.softcap, head.scale) == (softcap, scale)
-
-
-class Scaled(nn.Linear):
-    def forward(self, x):
-        return super().forward(x) * 2
-
-
-@pytest.mark.parametrize("head", [None, nn.Identity(), Scaled(4, 11), nn.Sequential(nn.Linear(4, 11))])
-def test_a_head_that_is_not_just_linear_is_named(head):
-    found, reason = resolve_head(Model(head))
-    assert found is None and type(head).__name__ in reason
-
-
-def test_a_model_without_a_decoder_of_its_own_is_named():
-    model = Model(nn.Linear(4, 11))
-    del model.base_model
-    type(model).base_model = property(lambda self: self)  # what Transformers does where the prefix names no attribute
-    try:
-        found, reason = resolve_head(model)
-    finally:
-        del type(model).base_model
-    assert found is None and "Model names no decoder" in reason
+def test_the_way_is_told_for_shapes_alone(head, says):
+    told = way(head, 4096, torch.bfloat16, torch.bfloat16, "cuda")
+    assert re.search(says, told) and "MiB" in told

@@ -1,5 +1,6 @@
 """The plan's arithmetic, and where it says each number comes from."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,20 @@ def test_what_cannot_be_is_refused(bare: Path) -> None:
         make(bare, "distributed.strategy=none", world=World(1, 2))
     with pytest.raises(RecipeError, match="128 is more than the 64 positions"):
         make(bare, "data.max_length=128")
+
+
+def test_the_loss_says_how_it_will_go_about_it(bare: Path) -> None:
+    asked: list[tuple] = []
+
+    def way(*sizes) -> str:
+        asked.append(sizes)
+        return "chunk, 128 rows at a time"
+
+    facts = dataclasses.replace(FACTS, loss_way=way)
+    made = make(bare, f"{B}=2", world=World(device="cuda", bf16=True), facts=facts)
+    assert (made.loss, made.origins["loss"]) == ("fused", "auto: plain linear head; chunk, 128 rows at a time")
+    assert asked == [(2 * 64, "bf16", "bf16", "cuda")]
+    assert make(bare).origins["loss"] == "auto: plain linear head"
 
 
 def test_bytes_are_parameters_times_their_size(bare: Path) -> None:

@@ -1,165 +1,255 @@
-"""Cross-entropy of `x @ weight.T` in chunks of rows, with the gradients made in the forward pass.
+"""Cross-entropy of `x @ weight.T` that never holds all logits, with the gradients made in the forward pass.
 
-Each chunk's logits are turned into their own gradient in place and used at once for `dx` and `dweight`, so the largest
-temporary is one chunk of logits, whatever the number of rows (the idea is Mgmalek's efficient_cross_entropy, 2023). All chunks
-share one buffer: fresh memory of this size costs a CPU more time than the arithmetic on it.
-Rows whose target is ignored are dropped before the matrix product. Not covered yet: label smoothing, class weights.
+A piece of the logits becomes its own gradient in place and is used up at once, so that the largest temporary is one piece (the idea
+is Mgmalek's efficient_cross_entropy, 2023). Rows whose target is ignored are left out before the matrix products. What a piece is,
+says `choice`; how it is gone through, `methods`; what a row's loss is, `formula`.
+
+The operator `launcher_kernels::linear_cross_entropy` is a pure function of tensors and numbers, so torch.compile takes it whole.
 """
+
+from collections.abc import Collection
+from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-CHUNK_BYTES = (
-    64 * 2**20
-)  # of fp32 logits: each chunk also reads and writes the whole of dweight, so it must not be small
+from launcher_kernels import methods, targets
+from launcher_kernels.choice import check_method, choose
+from launcher_kernels.formula import Formula, prepare
+from launcher_kernels.heads import SlicedWeight, VocabShard, sliced
+from launcher_kernels.operator import Operator
+from launcher_kernels.output import CrossEntropy
+
+ARGUMENTS = """Tensor x, Tensor? weight, Tensor? bias, Tensor? low, Tensor? lora_b, Tensor target, Tensor? class_weight,
+    Tensor? token_weight, Tensor? num_items, SymInt? divisor, int sliced_number, float lora_scale, int ignore_index,
+    float? softcap, float scale, float label_smoothing, float z_loss, str reduction, SymInt? n_valid, str returns, str method,
+    SymInt? memory_budget, ScalarType? accumulate_dtype, str group_name, int shard_start, int shard_total, bool[] needs"""
+INPUTS = ("x", "weight", "bias", "low", "lora_b")  # may have a gradient
 
 
 def linear_cross_entropy(
     x: Tensor,
-    weight: Tensor,
+    weight: Tensor | SlicedWeight,
     target: Tensor,
     *,
     bias: Tensor | None = None,
+    lora: tuple[Tensor, Tensor, float] | None = None,
+    lora_input: Tensor | None = None,
+    class_weight: Tensor | None = None,
+    token_weight: Tensor | None = None,
     ignore_index: int = -100,
+    shift: int = 0,
     softcap: float | None = None,
     scale: float = 1.0,
-) -> tuple[Tensor, Tensor]:
-    """Sum of cross-entropies, and how many arg-maxima hit the target.
+    label_smoothing: float = 0.0,
+    z_loss: float = 0.0,
+    reduction: str = "mean",
+    num_items: int | Tensor | None = None,
+    n_valid: int | None = None,
+    returns: Collection[str] = (),
+    method: str = "auto",
+    accumulate_dtype: torch.dtype | None = None,
+    memory_budget: int | None = None,
+    vocab_shard: VocabShard | None = None,
+) -> CrossEntropy:
+    """Cross-entropy of the logits `x @ weight.T`; `formula` has the exact definition.
 
     Args:
-        x: hidden states, shape (N, H).
-        weight: output embedding, shape (V, H), same dtype as `x`.
-        target: class indices, shape (N,), int64 in [0, V) or `ignore_index`.
-        bias: shape (V,) or None.
+        x: hidden states, (..., H). Its dtype is that of the products; sums and the softmax have at least fp32, under autocast too.
+        weight: output embedding, (V, H), of any floating dtype: it is cast piece by piece, and its gradient comes back in its
+            own dtype, unrounded for an fp32 weight beside bf16 `x`. Or a frozen `SlicedWeight`.
+        target: class indices, (...), in [0, V) or `ignore_index`.
+        bias: (V,).
+        lora: A (r, H), B (V, r) and a factor s: the logits get s (x A^T) B^T on top (Hu et al., arXiv:2106.09685).
+        lora_input: (..., H), what A is applied to where that is not `x` itself (dropout).
+        class_weight: (V,), as `weight` of torch.nn.functional.cross_entropy. No gradient.
+        token_weight: (...), a factor on the loss of each target. No gradient.
+        shift: position t is compared with the target (and its token weight) at t + shift of the last dimension.
         softcap: logits become `softcap * tanh(logits / softcap)` (Gemma 2, arXiv:2408.00118, section 2).
         scale: factor on the logits before the cap.
-
-    The arithmetic has the dtype of `x` with sums in at least fp32, under autocast too.
-
-    Returns:
-        The loss summed over the N' targets that count, a scalar of at least fp32, and the hits as an int64 scalar.
+        label_smoothing, z_loss: see `formula`.
+        reduction: "mean" divides by the sum of token weight x class weight of the targets that count, as PyTorch does; without
+            any it is NaN, with gradients of zero.
+        num_items: divide the sum by this in place of "mean": an int, or a tensor that is not read on the host.
+        n_valid: how many targets are not ignored, if the caller knows; then nothing waits for the device. Checked.
+        returns: extras of `CrossEntropy`.
+        method, memory_budget: see `choice.choose`.
+        accumulate_dtype: of the sum of the head's gradient over chunks; None takes at least fp32.
+        vocab_shard: the vocabulary is spread over processes; `class_weight` is whole all the same.
 
     Raises:
-        IndexError: a target is outside [0, V) and not `ignore_index`.
-        ValueError: the shapes do not fit.
+        IndexError: a target is outside [0, V) and not `ignore_index` (on a GPU: a device-side assertion).
+        ValueError: shapes, names or the method do not fit, or `n_valid` is wrong.
     """
-    if x.ndim != 2 or weight.ndim != 2 or target.shape != x.shape[:1] or x.shape[1] != weight.shape[1]:
-        raise ValueError(
-            f"shapes do not fit: x {tuple(x.shape)}, weight {tuple(weight.shape)}, target {tuple(target.shape)}"
+    targets.check(target, x.shape[:-1], returns, reduction, num_items)
+    targets.check_weights(class_weight=class_weight, token_weight=token_weight)
+    _check_shapes(x, weight, bias, lora)
+    low = None if lora is None else (x if lora_input is None else lora_input).to(x.dtype) @ lora[0].to(x.dtype).t()
+    flat_target, flat_weight = targets.flat(target, token_weight, shift, ignore_index)
+    inputs = {
+        "x": x.reshape(-1, x.shape[-1]),
+        "weight": weight if isinstance(weight, Tensor) else None,
+        "bias": bias,
+        "low": None if low is None else low.reshape(-1, low.shape[-1]),
+        "lora_b": None if lora is None else lora[1],
+    }
+    wanted = [t is not None and torch.is_grad_enabled() and t.requires_grad for t in inputs.values()]
+    check_method(method, _trains_head(wanted), not isinstance(weight, Tensor))
+    # A gradient from above for every row must be known before rows are summed; without such sums it can be applied later.
+    at_once = reduction != "none" or not _trains_head(wanted)
+    arguments = inputs | {
+        "target": flat_target,
+        "class_weight": class_weight,
+        "token_weight": flat_weight,
+        "num_items": num_items if isinstance(num_items, Tensor) else None,
+        "divisor": None if isinstance(num_items, Tensor) else num_items,
+        "sliced_number": 0 if isinstance(weight, Tensor) else weight.number,
+        "lora_scale": 1.0 if lora is None else float(lora[2]),
+        "ignore_index": ignore_index,
+        "softcap": softcap,
+        "scale": scale,
+        "label_smoothing": label_smoothing,
+        "z_loss": z_loss,
+        "reduction": reduction,
+        "n_valid": n_valid,
+        "returns": ",".join(returns),
+        "method": method,
+        "memory_budget": memory_budget,
+        "accumulate_dtype": accumulate_dtype,
+        "group_name": "" if vocab_shard is None else vocab_shard.group_name,
+        "shard_start": 0 if vocab_shard is None else vocab_shard.start,
+        "shard_total": 0 if vocab_shard is None else vocab_shard.total,
+        "needs": [at_once and each for each in wanted],
+    }
+    found = _operator(**arguments)[: targets.NUM_RESULTS]
+    return targets.shaped(found, target.shape, reduction, returns)
+
+
+def _check_shapes(x: Tensor, weight: Any, bias: Tensor | None, lora: tuple[Tensor, Tensor, float] | None) -> None:
+    vocabulary, hidden = weight.shape if len(weight.shape) == 2 else (0, -1)
+    fits = hidden == x.shape[-1] and (bias is None or bias.shape == (vocabulary,))
+    if lora is not None:
+        a, b, _ = lora
+        fits = fits and a.shape[1:] == (hidden,) and b.shape == (vocabulary, a.shape[0])
+    if not fits:
+        shapes = {"x": x, "weight": weight, "bias": bias} | ({} if lora is None else {"A": lora[0], "B": lora[1]})
+        named = ", ".join(f"{name} {tuple(t.shape)}" for name, t in shapes.items() if t is not None)
+        raise ValueError(f"shapes do not fit: {named}")
+
+
+def _trains_head(needs: list[bool]) -> bool:
+    """Whether a gradient is wanted that is summed over rows."""
+    return any(needed for name, needed in zip(INPUTS, needs, strict=True) if name in methods.HEAD)
+
+
+def _evaluate(x: Tensor, weight: Tensor | None, target: Tensor, needs: list[bool], **a: Any) -> tuple[Tensor, ...]:
+    """The operator: (loss, *EXTRAS, *gradients of INPUTS), an empty tensor for what was not asked for."""
+    head = sliced(a["sliced_number"]) if weight is None else weight
+    shard = VocabShard(a["group_name"], a["shard_start"], a["shard_total"]) if a["group_name"] else None
+    returns = a["returns"].split(",")
+    formula = Formula(
+        vocabulary=head.shape[0] if shard is None else shard.total,
+        wants_argmax=bool({"correct", "argmax"} & set(returns)),
+        wants_entropy="entropy" in returns,
+        **{name: a[name] for name in ("ignore_index", "softcap", "scale", "label_smoothing", "z_loss")},
+    )
+    with torch.autocast(x.device.type, enabled=False):
+        targets.check_range(target, formula)
+        kept = targets.kept_rows(target, formula.ignore_index, a["n_valid"])
+        precision = torch.promote_types(x.dtype, torch.float32)
+        some = [t if t is None or kept is None else t.index_select(0, kept) for t in (target, a["token_weight"])]
+        rows = prepare(some[0], formula, a["class_weight"], some[1], precision)
+        items = a["divisor"] if a["num_items"] is None else a["num_items"]
+        factor = targets.Reduction(a["reduction"], items).factor(rows)
+        is_late = x.dtype == torch.float16  # 1 / N in fp16 logits' gradients would round most of them to zero
+        if not is_late:
+            rows.coefficients.mul_(factor)
+        problem = methods.Problem(
+            x=x,
+            weight=head,
+            rows=rows,
+            kept=kept,
+            shard=shard,
+            needs=frozenset(name for name, needed in zip(INPUTS, needs, strict=True) if needed),
+            **{name: a[name] for name in ("bias", "low", "lora_b", "lora_scale", "accumulate_dtype")},
         )
-    rows = (target != ignore_index).nonzero().squeeze(1)
-    if rows.numel() < target.numel():
-        x, target = x.index_select(0, rows), target.index_select(0, rows)
-    if target.numel() and not 0 <= int(target.min()) <= int(target.max()) < weight.shape[0]:
-        raise IndexError(
-            f"a target lies outside the vocabulary of {weight.shape[0]} (or is not ignore_index {ignore_index})"
+        choice = choose(
+            problem.num_rows,
+            x.shape[1],
+            head.shape[0] if shard is None else shard.usual_size,
+            dtype=x.dtype,
+            weight_dtype=head.dtype,
+            device=x.device.type,
+            trains_weight=needs[1],
+            trains_head_otherwise=_trains_head([needs[0], False, *needs[2:]]),
+            has_only_slices=weight is None,
+            method=a["method"],
+            memory_budget=a["memory_budget"],
         )
-    loss, correct = _Chunked.apply(x, weight, bias, target, softcap, scale, torch.is_grad_enabled())
-    return loss, correct
+        solution = methods.solve(problem, choice)
+        late = factor if is_late or not problem.num_rows else 1.0
+        found = targets.results(solution.stats, rows, a["reduction"], returns, kept, target.numel(), late)
+        return *found, *(_finished(name, a | {"x": x, "weight": weight}, solution, late) for name in INPUTS)
 
 
-class _Chunked(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x, weight, bias, target, softcap, scale, grad_enabled):
-        # needs_input_grad is true for a trained weight under no_grad too, and in here gradients are always off.
-        needs_x, needs_weight, needs_bias = (grad_enabled and needs for needs in ctx.needs_input_grad[:3])
-        accumulator = torch.promote_types(x.dtype, torch.float32)
-        dx = torch.empty_like(x) if needs_x else None
-        dweight = torch.zeros_like(weight, dtype=accumulator) if needs_weight else None
-        dbias = torch.zeros_like(bias, dtype=accumulator) if needs_bias else None
-        loss = torch.zeros((), dtype=accumulator, device=x.device)
-        correct = torch.zeros((), dtype=torch.int64, device=x.device)
-        buffers = _Buffers(x, weight, accumulator, with_slope=softcap is not None)
-        for start in range(0, x.shape[0], buffers.num_rows):
-            rows = slice(start, start + buffers.num_rows)
-            raw, logits, slope = buffers.take(x[rows].shape[0])
-            _affine_(raw, x[rows], weight, bias, scale)
-            if logits is not raw:
-                logits.copy_(raw)
-            if softcap is not None:
-                _cap_(logits, slope, softcap)
-            correct += (logits.argmax(-1) == target[rows]).sum()
-            loss += _loss_and_gradient_(logits, target[rows])
-            if not (needs_x or needs_weight or needs_bias):
-                continue
-            if softcap is not None:
-                logits.mul_(slope)
-            if needs_bias:
-                dbias.add_(logits.sum(0), alpha=scale)
-            if logits is not raw:
-                raw.copy_(logits)
-            if needs_x:
-                torch.addmm(dx[rows], raw, weight, beta=0, alpha=scale, out=dx[rows])
-            if needs_weight:
-                _add_product_(dweight, raw.t(), x[rows], scale)
-        ctx.save_for_backward(dx, dweight, dbias)
-        ctx.dtypes = weight.dtype, None if bias is None else bias.dtype
-        ctx.mark_non_differentiable(correct)
-        return loss, correct
+def _finished(name: str, inputs: dict[str, Any], solution: methods.Solution, late: Tensor | float) -> Tensor:
+    gradient = solution.gradients.get(name)
+    if gradient is None:
+        return inputs["x"].new_empty(0)
+    if isinstance(late, Tensor) or late != 1:
+        gradient.mul_(targets.of_gradients(late))
+    return gradient.to(methods.gradient_dtype(inputs[name].dtype))
 
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, grad_loss, _):
-        dx, dweight, dbias = ctx.saved_tensors  # may be asked for again (retain_graph), so they are not scaled in place
-        weight_dtype, bias_dtype = ctx.dtypes
-        return (
-            None if dx is None else (dx * grad_loss).to(dx.dtype),
-            None if dweight is None else (dweight * grad_loss).to(weight_dtype),
-            None if dbias is None else (dbias * grad_loss).to(bias_dtype),
-            *(None,) * 4,
+
+def _traced(x: Tensor, target: Tensor, needs: list[bool], reduction: str, returns: str, **a: Any) -> tuple[Tensor, ...]:
+    inputs = a | {"x": x}
+    gradients = [
+        torch.empty_like(
+            inputs[name], dtype=methods.gradient_dtype(inputs[name].dtype), memory_format=torch.contiguous_format
         )
+        if needed
+        else x.new_empty(0)
+        for name, needed in zip(INPUTS, needs, strict=True)
+    ]
+    return *targets.empty_results(x, target.numel(), reduction, returns.split(",")), *gradients
 
 
-class _Buffers:
-    """Memory for one chunk: logits as the product gives them, logits for sums (the same if precise enough), slope of the cap."""
-
-    def __init__(self, x: Tensor, weight: Tensor, accumulator: torch.dtype, with_slope: bool):
-        vocabulary = weight.shape[0]
-        self.num_rows = max(1, min(x.shape[0], CHUNK_BYTES // (4 * vocabulary)))
-        self._raw = x.new_empty(self.num_rows, vocabulary)
-        self._logits = self._raw if x.dtype == accumulator else torch.empty_like(self._raw, dtype=accumulator)
-        self._slope = torch.empty_like(self._logits) if with_slope else None
-
-    def take(self, num_rows: int) -> tuple[Tensor, Tensor, Tensor | None]:
-        raw = self._raw[:num_rows]
-        logits = raw if self._logits is self._raw else self._logits[:num_rows]
-        return raw, logits, None if self._slope is None else self._slope[:num_rows]
+def _set_up(ctx: Any, inputs: dict[str, Any], output: tuple[Tensor, ...]) -> None:
+    ctx.gradients = list(output[targets.NUM_RESULTS :]) if any(inputs["needs"]) else None
+    ctx.names = [name for name, value in inputs.items() if isinstance(value, Tensor)]
+    ctx.save_for_backward(*(inputs[name] for name in ctx.names))
+    ctx.others = {name: value for name, value in inputs.items() if not isinstance(value, Tensor)}
+    ctx.dtypes = {name: inputs[name].dtype for name in INPUTS if inputs[name] is not None}
 
 
-def _affine_(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None, scale: float) -> None:
-    """out = scale * (x @ weight.T + bias). As part of the product, here and in the gradients, the factor costs no pass."""
-    if bias is None:
-        torch.addmm(out, x, weight.t(), beta=0, alpha=scale, out=out)
-    else:
-        torch.addmm(bias, x, weight.t(), beta=scale, alpha=scale, out=out)
+def _backward(ctx: Any, grad_loss: Tensor) -> dict[str, Tensor | None]:
+    """The gradients made in the forward pass, times the one from above, in place: they are given away and not kept a second time.
+
+    Whoever goes through the graph again (retain_graph) pays for making them again.
+    """
+    wanted = [_operator.wants(ctx, name) for name in INPUTS]
+    gradients, ctx.gradients = ctx.gradients, None
+    factor: Tensor | None = grad_loss
+    if gradients is None:
+        inputs = ctx.others | dict(zip(ctx.names, ctx.saved_tensors, strict=True)) | {"needs": wanted, "returns": ""}
+        if inputs["reduction"] == "none":
+            weight = inputs["token_weight"]
+            inputs |= {"reduction": "sum", "token_weight": grad_loss if weight is None else grad_loss * weight}
+            factor = None
+        gradients = _operator(**inputs)[targets.NUM_RESULTS :]
+    return {
+        name: targets.upstream(gradient, factor, ctx.dtypes[name], may_overwrite=True)
+        for name, gradient, needed in zip(INPUTS, gradients, wanted, strict=True)
+        if needed
+    }
 
 
-def _cap_(logits: Tensor, slope: Tensor, softcap: float) -> None:
-    """Cap in place; `slope` receives d(capped)/d(logits)."""
-    logits.div_(softcap).tanh_()
-    torch.mul(logits, logits, out=slope)
-    slope.neg_().add_(1)
-    logits.mul_(softcap)
-
-
-def _loss_and_gradient_(logits: Tensor, target: Tensor) -> Tensor:
-    """Sum of -log softmax[target]; overwrites `logits` with softmax - onehot, in their own precision."""
-    index = target.unsqueeze(1)
-    torch.log_softmax(
-        logits, -1, out=logits
-    )  # in place: the kernel reads an element for the last time when it writes it
-    log_probability = logits.gather(1, index)
-    logits.exp_()
-    logits.scatter_(1, index, log_probability.expm1())
-    return -log_probability.sum()
-
-
-def _add_product_(total: Tensor, left: Tensor, right: Tensor, scale: float) -> None:
-    """total += scale * left @ right without rounding the running sum to a low precision."""
-    if total.dtype == left.dtype:
-        total.addmm_(left, right, alpha=scale)
-    elif total.is_cuda:
-        torch.addmm(total, left, right, alpha=scale, out_dtype=total.dtype, out=total)
-    else:
-        total.add_(left @ right, alpha=scale)
+_operator = Operator(
+    "launcher_kernels::linear_cross_entropy",
+    ARGUMENTS,
+    targets.NUM_RESULTS + len(INPUTS),
+    _evaluate,
+    _traced,
+    _set_up,
+    _backward,
+)

@@ -29,14 +29,19 @@ class Settings:
     max_grad_norm: float = 1.0
     threads: int = 2
     gradient_checkpointing: bool = False
+    packing: bool = False
     seed: int = 0
 
 
 def make_material(work: Path, s: Settings) -> None:
-    import numpy as np
+    save_model(work / "model", s)
+    save_tokenizer(work / "model", s.vocab_size)
+    write_rows(work / "train.jsonl", s)
+
+
+def save_model(folder: Path, s: Settings) -> None:
     import torch
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+    from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(s.seed)
     config = LlamaConfig(
@@ -51,19 +56,27 @@ def make_material(work: Path, s: Settings) -> None:
         bos_token_id=None,
         eos_token_id=1,
     )
-    LlamaForCausalLM(config).save_pretrained(work / "model")
-    words = Tokenizer(models.WordLevel({word(i): i for i in range(s.vocab_size)}, unk_token=word(0)))
-    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    PreTrainedTokenizerFast(tokenizer_object=words, pad_token=word(0), eos_token=word(1)).save_pretrained(
-        work / "model"
-    )
+    LlamaForCausalLM(config).save_pretrained(folder)
 
-    # Frequencies as in language, 1 / rank, so that there is something to learn; each row ends the text.
+
+def save_tokenizer(folder: Path, vocab_size: int) -> None:
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = Tokenizer(models.WordLevel({word(i): i for i in range(vocab_size)}, unk_token=word(0)))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    PreTrainedTokenizerFast(tokenizer_object=words, pad_token=word(0), eos_token=word(1)).save_pretrained(folder)
+
+
+def write_rows(path: Path, s: Settings) -> None:
+    """Frequencies as in language, 1 / rank, so that there is something to learn; each row ends the text."""
+    import numpy as np
+
     chances = 1 / np.arange(1, s.vocab_size - 1)
     draw = np.random.default_rng(s.seed)
     shape = (s.steps * s.rows_per_step, s.tokens_per_row - 1)
     rows = 2 + draw.choice(s.vocab_size - 2, size=shape, p=chances / chances.sum())
-    with (work / "train.jsonl").open("w") as file:
+    with path.open("w") as file:
         for row in rows.tolist():
             file.write(json.dumps({"text": " ".join(map(word, [*row, 1]))}) + "\n")
 
@@ -82,7 +95,8 @@ def token_rows(work: Path, s: Settings) -> list[list[int]]:
     texts = [json.loads(line)["text"] for line in (work / "train.jsonl").open()]
     tokens = {word(i): i for i in range(s.vocab_size)}
     ids = [[tokens[each] for each in text.split()] for text in texts]
-    order = Order(np.array([len(row) for row in ids]), (Source(0, len(ids)),), s.seed, s.rows_per_step)
+    capacity = s.tokens_per_row if s.packing else None
+    order = Order(np.array([len(row) for row in ids]), (Source(0, len(ids)),), s.seed, s.rows_per_step, capacity)
     steps = (order.micro_batches(step, s.rows_per_step, 1)[0] for step in range(s.steps))
     return [ids[int(unit[0])] for units in steps for unit in units]
 

@@ -2,12 +2,12 @@
 
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from launcher import losses
+from launcher import heads, log, losses
 from launcher.errors import RecipeError
 from launcher.losses import IGNORED, Loss
+from launcher.tasks.causal_lm import agreement
 
 PROBE_LENGTH = 256  # tokens whose logits `settle` can afford to hold
 
@@ -19,60 +19,72 @@ class Objective(nn.Module):
         super().__init__()
         self.model = model
         base = model.get_base_model() if hasattr(model, "get_base_model") else model
-        head, self.reason = losses.resolve_head(base)
+        self._unregistered = (base, base.base_model)  # in a tuple, so that the decoder is not registered a second time
+        self._asked, self.implementation = implementation, "torch"
+        if implementation == "torch":
+            self.reason = "asked for by loss.implementation"
+            return
+        head, self.reason = heads.resolve(base)
         if head is None and implementation == "fused":
             raise RecipeError(f"loss.implementation fused cannot be used: {self.reason}", fix="use auto or torch")
-        if implementation == "torch":
-            head, self.reason = None, "asked for by loss.implementation"
-        self._parts = (base.base_model, head)  # in a tuple, so that the decoder is not registered a second time
         self.implementation = "fused" if head else "torch"
 
     def counts(self, batch: dict[str, Tensor]) -> dict[str, int]:
         """Items of each loss term in a batch: known before the forward pass, so that it can be normalised globally."""
         return {"tokens": int((batch["labels"] != IGNORED).sum())}
 
-    def forward(self, input_ids: Tensor, labels: Tensor, **inputs: Tensor) -> Loss:
-        """input_ids, labels (shifted, -100 ignored): (batch, length); `inputs`: attention_mask or position_ids."""
-        decoder, head = self._parts
+    def forward(
+        self, input_ids: Tensor, labels: Tensor, counts: dict[str, int] | None = None, **inputs: Tensor
+    ) -> Loss:
+        """input_ids, labels (shifted, -100 ignored): (batch, length); `inputs`: attention_mask or position_ids.
+
+        `counts` of this batch, taken on the CPU, save waiting for the device.
+        """
+        head, count = self._head(), counts["tokens"] if counts else None
         if head is not None:
-            hidden = decoder(input_ids=input_ids, use_cache=False, **inputs).last_hidden_state
-            total, hits = losses.from_hidden(hidden, head, labels)
+            total, hits = losses.from_hidden(self.hidden_states(input_ids, **inputs), head, labels, count)
         else:
             total, hits = losses.from_logits(self.logits(input_ids, **inputs), labels)
-        count = (labels != IGNORED).sum()
-        return Loss(terms={"tokens": (total, count, 1.0)}, metrics={"token_accuracy": (hits, count)})
+        number = (labels != IGNORED).sum() if count is None else count
+        return Loss(terms={"tokens": (total, number, 1.0)}, metrics={"token_accuracy": (hits, number)})
 
     def logits(self, input_ids: Tensor, **inputs: Tensor) -> Tensor:
         """Shape (batch, length, vocabulary)."""
         return self.model(input_ids=input_ids, use_cache=False, **inputs).logits
 
-    @torch.no_grad()
-    def settle(self, batch: dict[str, Tensor], tolerance: float, may_fall_back: bool) -> None:
-        """Compare the fused with the plain loss on a real batch; a mismatch falls back, or is an error where that is not allowed.
+    def hidden_states(self, input_ids: Tensor, **inputs: Tensor) -> Tensor:
+        """Of the last layer, as the head gets them: (batch, length, width)."""
+        return self._unregistered[1](input_ids=input_ids, use_cache=False, **inputs).last_hidden_state
 
-        The logits are compared too: those of an untrained model are so flat that a wrong scale hardly moves the loss.
+    def head_module(self) -> nn.Module:
+        return self._unregistered[0].get_output_embeddings()
+
+    def settle(self, batch: dict[str, Tensor], tolerance: float, may_fall_back: bool) -> None:
+        """Compare the fused loss and its gradients with those of the model's own head on a real batch, in eval mode.
+
+        A mismatch falls back, or is an error where that is not allowed.
         """
+        head = self._head()
+        if head is None:
+            return
+        probe = {name: tensor[:, :PROBE_LENGTH] for name, tensor in batch.items() if name != "labels"}
+        found = agreement.measure(self, head, probe)
+        if found.within(max(tolerance, head.own_error)):
+            self.reason += f"; agrees with the model's own head on the first row: {found}"
+        else:
+            self._fall_back(f"is wrong for this model: {found}", may_fall_back)
+
+    def _head(self) -> heads.Head | None:
+        """The head as it is now, None for the plain loss. Adapters can be switched and merged behind our back."""
         if self.implementation == "torch":
-            return
-        inputs = {name: tensor[:, :PROBE_LENGTH] for name, tensor in batch.items() if name != "labels"}
-        labels = inputs["input_ids"].roll(-1, 1)  # of its own, since a prompt may be longer than the probe
-        decoder, head = self._parts
-        assert head is not None
-        own_logits = self.logits(**inputs)
-        logits = losses.logits_of(decoder(use_cache=False, **inputs).last_hidden_state, head)
-        fused, plain = self(labels=labels, **inputs).terms["tokens"][0], losses.from_logits(own_logits, labels)[0]
-        off_logits = float((logits - own_logits).norm() / own_logits.norm())
-        off_loss = float((fused - plain).abs() / plain.abs())
-        if off_logits <= tolerance and off_loss <= tolerance:
-            self.reason += f"; agrees with the plain loss on the first row to {off_loss:.0e}"
-            return
-        finding = (
-            f"its logits are {off_logits:.0e} away from the model's own, its loss {off_loss:.0e} "
-            f"({float(fused):.6g}, plainly {float(plain):.6g})"
-        )
-        if not may_fall_back:
-            raise RecipeError(
-                f"loss.implementation fused is wrong for this model: {finding}", fix="use loss.implementation=torch"
-            )
-        self._parts, self.implementation = (decoder, None), "torch"
-        self.reason = f"fallback, because the fused loss is wrong for this model: {finding}"
+            return None
+        head, reason = heads.resolve(self._unregistered[0])
+        if head is None:
+            self._fall_back(f"cannot be used any more: {reason}", self._asked == "auto")
+            log.say(f"loss: {self.implementation} ({self.reason})")
+        return head
+
+    def _fall_back(self, finding: str, allowed: bool) -> None:
+        if not allowed:
+            raise RecipeError(f"loss.implementation fused {finding}", fix="use loss.implementation=torch")
+        self.implementation, self.reason = "torch", f"fallback, because the fused loss {finding}"
