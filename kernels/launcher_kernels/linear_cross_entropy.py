@@ -84,7 +84,8 @@ def linear_cross_entropy(
     targets.check(target, x.shape[:-1], returns, reduction, num_items)
     targets.check_weights(class_weight=class_weight, token_weight=token_weight)
     _check_shapes(x, weight, bias, lora)
-    low = None if lora is None else (x if lora_input is None else lora_input).to(x.dtype) @ lora[0].to(x.dtype).t()
+    with torch.autocast(x.device.type, enabled=False):
+        low = None if lora is None else (x if lora_input is None else lora_input).to(x.dtype) @ lora[0].to(x.dtype).t()
     flat_target, flat_weight = targets.flat(target, token_weight, shift, ignore_index)
     inputs = {
         "x": x.reshape(-1, x.shape[-1]),

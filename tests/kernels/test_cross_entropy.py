@@ -41,12 +41,13 @@ def compare(logits, target, upstream=1.0, rounding=ONE_ROUNDING, **options):
 
 
 @pytest.fixture
-def blocks_for(monkeypatch):
+def blocks_for(kernels, monkeypatch):
     """Long rows in four loop iterations: the interpreter takes milliseconds for each."""
-    from launcher_kernels import rows_triton
 
     def patch(columns: int) -> None:
-        if rows_triton.ONE_BLOCK == 1:
+        if kernels == "triton in a loop":
+            from launcher_kernels import rows_triton
+
             monkeypatch.setattr(rows_triton, "LOOP_BLOCK", max(16, 2 ** (columns.bit_length() - 2)))
 
     return patch

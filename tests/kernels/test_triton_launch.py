@@ -64,6 +64,7 @@ COMPILED = [
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
     """{(dtype, columns, options): what the compiler made of it for an H200}. A process of its own: this one may only interpret."""
+    pytest.importorskip("triton")
     folder = tmp_path_factory.mktemp("compiled")
     paths = {"PYTHONPATH": str(Path(rows.__file__).parents[1]), "TRITON_CACHE_DIR": str(folder / "cache")}
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"} | paths
@@ -161,6 +162,7 @@ def test_launches_of_the_methods(method, expected, launches, small_pieces):
 
 
 def test_pytorch_takes_over_without_a_gpu():
+    pytest.importorskip("triton")
     assert rows.FORCED is None
     assert rows.backend(torch.device("cpu")).__name__ == "launcher_kernels.rows_torch"
     assert rows.backend(torch.device("cuda")).__name__ == "launcher_kernels.rows_triton"
