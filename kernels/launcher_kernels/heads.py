@@ -62,11 +62,17 @@ class VocabShard:
 
     @classmethod
     def of(cls, weight: Tensor, group: dist.ProcessGroup) -> "VocabShard":
-        """Find out `start` and `total` together; a collective that waits for the device, so call it once."""
+        """Find out `start` and `total` together; a collective that waits for the device, so call it once.
+
+        Raises:
+            ValueError: a process has no row at all (on all processes).
+        """
         size = torch.tensor([weight.shape[0]], device=weight.device)
         sizes = [torch.zeros_like(size) for _ in range(dist.get_world_size(group))]
         dist.all_gather(sizes, size, group=group)
         numbers = [int(each) for each in sizes]
+        if 0 in numbers:
+            raise ValueError(f"process {numbers.index(0)} has no part of the vocabulary: use fewer processes for it")
         return cls(group.group_name, sum(numbers[: dist.get_rank(group)]), sum(numbers))
 
     @property

@@ -13,18 +13,19 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from launcher_kernels import methods, targets
+from launcher_kernels import targets
 from launcher_kernels.choice import check_method, choose
 from launcher_kernels.formula import Formula, prepare
 from launcher_kernels.heads import SlicedWeight, VocabShard, sliced
+from launcher_kernels.methods import solve
 from launcher_kernels.operator import Operator
 from launcher_kernels.output import CrossEntropy
+from launcher_kernels.problem import HEAD, INPUTS, Problem, gradient_dtype
 
 ARGUMENTS = """Tensor x, Tensor? weight, Tensor? bias, Tensor? low, Tensor? lora_b, Tensor target, Tensor? class_weight,
     Tensor? token_weight, Tensor? num_items, SymInt? divisor, int sliced_number, float lora_scale, int ignore_index,
     float? softcap, float scale, float label_smoothing, float z_loss, str reduction, SymInt? n_valid, str returns, str method,
     SymInt? memory_budget, ScalarType? accumulate_dtype, str group_name, int shard_start, int shard_total, bool[] needs"""
-INPUTS = ("x", "weight", "bias", "low", "lora_b")  # may have a gradient
 
 
 def linear_cross_entropy(
@@ -140,7 +141,7 @@ def _check_shapes(x: Tensor, weight: Any, bias: Tensor | None, lora: tuple[Tenso
 
 def _trains_head(needs: list[bool]) -> bool:
     """Whether a gradient is wanted that is summed over rows."""
-    return any(needed for name, needed in zip(INPUTS, needs, strict=True) if name in methods.HEAD)
+    return any(needed for name, needed in zip(INPUTS, needs, strict=True) if name in HEAD)
 
 
 def _evaluate(x: Tensor, weight: Tensor | None, target: Tensor, needs: list[bool], **a: Any) -> tuple[Tensor, ...]:
@@ -165,7 +166,7 @@ def _evaluate(x: Tensor, weight: Tensor | None, target: Tensor, needs: list[bool
         is_late = x.dtype == torch.float16  # 1 / N in fp16 logits' gradients would round most of them to zero
         if not is_late:
             rows.coefficients.mul_(factor)
-        problem = methods.Problem(
+        problem = Problem(
             x=x,
             weight=head,
             rows=rows,
@@ -187,27 +188,25 @@ def _evaluate(x: Tensor, weight: Tensor | None, target: Tensor, needs: list[bool
             method=a["method"],
             memory_budget=a["memory_budget"],
         )
-        solution = methods.solve(problem, choice)
+        stats, gradients = solve(problem, choice)
         late = factor if is_late or not problem.num_rows else 1.0
-        found = targets.results(solution.stats, rows, a["reduction"], returns, kept, target.numel(), late)
-        return *found, *(_finished(name, a | {"x": x, "weight": weight}, solution, late) for name in INPUTS)
+        found = targets.results(stats, rows, a["reduction"], returns, kept, target.numel(), late)
+        return *found, *(_finished(name, a | {"x": x, "weight": weight}, gradients, late) for name in INPUTS)
 
 
-def _finished(name: str, inputs: dict[str, Any], solution: methods.Solution, late: Tensor | float) -> Tensor:
-    gradient = solution.gradients.get(name)
+def _finished(name: str, inputs: dict[str, Any], gradients: dict[str, Tensor], late: Tensor | float) -> Tensor:
+    gradient = gradients.get(name)
     if gradient is None:
         return inputs["x"].new_empty(0)
     if isinstance(late, Tensor) or late != 1:
         gradient.mul_(targets.of_gradients(late))
-    return gradient.to(methods.gradient_dtype(inputs[name].dtype))
+    return gradient.to(gradient_dtype(inputs[name].dtype))
 
 
 def _traced(x: Tensor, target: Tensor, needs: list[bool], reduction: str, returns: str, **a: Any) -> tuple[Tensor, ...]:
     inputs = a | {"x": x}
     gradients = [
-        torch.empty_like(
-            inputs[name], dtype=methods.gradient_dtype(inputs[name].dtype), memory_format=torch.contiguous_format
-        )
+        torch.empty_like(inputs[name], dtype=gradient_dtype(inputs[name].dtype), memory_format=torch.contiguous_format)
         if needed
         else x.new_empty(0)
         for name, needed in zip(INPUTS, needs, strict=True)
@@ -220,6 +219,7 @@ def _set_up(ctx: Any, inputs: dict[str, Any], output: tuple[Tensor, ...]) -> Non
     ctx.names = [name for name, value in inputs.items() if isinstance(value, Tensor)]
     ctx.save_for_backward(*(inputs[name] for name in ctx.names))
     ctx.others = {name: value for name, value in inputs.items() if not isinstance(value, Tensor)}
+    ctx.head = sliced(inputs["sliced_number"]) if inputs["sliced_number"] else None  # lives as long as the graph
     ctx.dtypes = {name: inputs[name].dtype for name in INPUTS if inputs[name] is not None}
 
 

@@ -27,7 +27,7 @@ from settings import lines_in
 from watch import ROOT, Ending, exit_on_sigterm, last_line, watch
 
 HERE = Path(__file__).parent
-SHARES = {"tests": 0.28, "kernels": 0.30, "training": 1.0}  # of all time; a part never gets more than is left
+SHARES = {"tests": 0.34, "kernels": 0.27, "training": 1.0}  # of all time; a part never gets more than is left
 PART_ENDS_EARLIER_SECONDS = 5  # a part that keeps its time by itself is given less than what it is stopped at
 SECONDS_TO_CLOSE = 10
 NO_TESTS = 5  # pytest's exit code

@@ -19,7 +19,7 @@ if not torch.cuda.is_available() and importlib.util.find_spec("triton"):
     if before is not None:
         os.environ[INTERPRETER] = before
 
-from launcher_kernels import choice, methods, rows, rows_torch  # noqa: E402
+from launcher_kernels import choice, problem, rows, rows_torch  # noqa: E402
 
 
 @pytest.fixture(params=["torch", "triton", "triton in a loop"])
@@ -77,5 +77,5 @@ def small_pieces(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 @pytest.fixture
 def products_as_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """Half precision is multiplied, and logits are kept, in half precision."""
-    for module in (choice, methods):
+    for module in (choice, problem):
         monkeypatch.setattr(module, "compute_dtype", lambda dtype, device: dtype)

@@ -175,6 +175,23 @@ def test_a_head_that_exists_by_slices_only(method, trains_lora, small_pieces):
     assert reads == [(0, 10), (10, 20), (20, 29)] * (2 if trains_lora or method == "recompute" else 1)
 
 
+def test_slices_are_there_for_as_long_as_the_graph():
+    """The caller may forget the object; a second backward pass reads it again."""
+    tensors, target = head(9, with_lora=True), classes(9, 29)
+    weight, x, a, b = (tensors[name].detach() for name in ("weight", "x", "lora_a", "lora_b"))
+    leaves = [t.requires_grad_() for t in (x, a, b)]
+
+    def loss(of_weight):
+        return linear_cross_entropy(x, of_weight, target, lora=(a, b, 0.5), reduction="sum", method="recompute").loss
+
+    forgotten = loss(SlicedWeight(weight.shape, weight.dtype, lambda start, stop: weight[start:stop]))
+    first = torch.autograd.grad(forgotten, leaves, retain_graph=True)
+    second = torch.autograd.grad(forgotten, leaves)
+    truth = torch.autograd.grad(loss(weight), leaves)
+    for found in (*zip(first, truth, strict=True), *zip(second, truth, strict=True)):
+        assert torch.equal(*found)
+
+
 @pytest.mark.parametrize("upstream", [0.0, -3.0, 1 / 7, 65536.0])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_the_gradient_from_above(upstream, dtype):
