@@ -9,6 +9,7 @@ import json
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent.parent
@@ -209,7 +210,7 @@ def trl_trainer(work: Path, s: Settings) -> Clock:
     return observed(SFTTrainer(load_model(work), arguments, train_dataset=data, processing_class=tokenizer), Clock())
 
 
-def launcher_run(work: Path, s: Settings) -> Clock:
+def launcher_run(work: Path, s: Settings, loss: str) -> Clock:
     """`python -m launcher` on a recipe, as a user starts it; all numbers come from the run's metrics.jsonl."""
     recipe = {
         "task": "causal_lm",
@@ -230,6 +231,7 @@ def launcher_run(work: Path, s: Settings) -> Clock:
             "gradient_checkpointing": s.gradient_checkpointing,
             "max_grad_norm": s.max_grad_norm,
         },
+        "loss": {"implementation": loss},
         "optimizer": {"name": "adamw", "learning_rate": s.learning_rate, "weight_decay": 0.0},
         "scheduler": {"name": "constant"},
         "logging": {"logging_steps": 1, "trackers": ["jsonl"]},
@@ -245,7 +247,13 @@ def launcher_run(work: Path, s: Settings) -> Clock:
     return clock
 
 
-PROVIDERS = {"bare loop": bare_loop, "Trainer": hf_trainer, "TRL SFTTrainer": trl_trainer, "launcher": launcher_run}
+PROVIDERS = {
+    "bare loop": bare_loop,
+    "Trainer": hf_trainer,
+    "TRL SFTTrainer": trl_trainer,
+    "launcher": partial(launcher_run, loss="fused"),
+    "launcher, plain loss": partial(launcher_run, loss="torch"),
+}
 
 
 if __name__ == "__main__":

@@ -63,12 +63,12 @@ def steady_seconds(ends: list[float], s: Settings) -> float:
 def table(results: dict[str, dict]) -> str:
     """`apart` is the largest relative difference of any step's loss from the first provider's."""
     first = next(iter(results.values()))["losses"]
-    lines = [f"{'provider':<16}{'tokens/s':>10}{'rounds':>16}{'peak GiB':>10}{'last loss':>12}{'apart':>10}"]
+    lines = [f"{'provider':<22}{'tokens/s':>10}{'rounds':>16}{'peak GiB':>10}{'last loss':>12}{'apart':>10}"]
     for name, r in results.items():
         apart = max(abs(loss / reference - 1) for loss, reference in zip(r["losses"], first, strict=True))
         rounds = f"{r['slowest_round']:,.0f} - {r['fastest_round']:,.0f}"
         speed, peak, last = r["tokens_per_second"], r["peak_memory_gib"], r["losses"][-1]
-        lines.append(f"{name:<16}{speed:>10,.0f}{rounds:>16}{peak:>10.2f}{last:>12.6f}{apart:>10.0e}")
+        lines.append(f"{name:<22}{speed:>10,.0f}{rounds:>16}{peak:>10.2f}{last:>12.6f}{apart:>10.0e}")
     return "\n".join(lines)
 
 
