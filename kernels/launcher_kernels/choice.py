@@ -30,7 +30,7 @@ class Choice:
     reason: str
 
     def __str__(self) -> str:
-        piece = f"{self.columns:,} classes" if self.method != "chunk" else f"{self.rows:,} rows"
+        piece = f"{self.columns:,} classes" if self.method != "chunk" else f"{self.rows:,} positions"
         return f"{self.method}, {piece} at a time, {self.extra_bytes / 2**20:,.0f} MiB ({self.reason})"
 
 
@@ -95,7 +95,7 @@ def choose(
     vocabulary: int,
     *,
     dtype: torch.dtype,
-    device: str,
+    device: str | torch.device,
     trains_weight: bool,
     weight_dtype: torch.dtype | None = None,
     trains_head_otherwise: bool = False,
@@ -103,9 +103,14 @@ def choose(
     method: str = "auto",
     memory_budget: int | None = None,
 ) -> Choice:
-    """What `linear_cross_entropy` does for N `num_rows` with a target, H `hidden` and V `vocabulary`.
+    """What `linear_cross_entropy` does.
 
-    `device` is a device type. `memory_budget` (bytes of `extra_bytes`) is kept if any way keeps it, else the smallest is taken.
+    Args:
+        num_rows: N, rows whose target is not ignored; hidden: H; vocabulary: V.
+        dtype: of `x`; weight_dtype: of the weight, None for the same.
+        trains_weight: the weight gets a gradient; trains_head_otherwise: a bias or LoRA's B does.
+        has_only_slices: the weight is a `SlicedWeight`.
+        memory_budget: bytes of `extra_bytes`, an estimate of some MiB. It is kept if any way keeps it, else the smallest is taken.
 
     Raises:
         ValueError: the method is unknown, or impossible for such a head.
@@ -116,7 +121,7 @@ def choose(
         max(1, vocabulary),
         dtype,
         weight_dtype or dtype,
-        device,
+        torch.device(device).type,
         trains_weight,
         trains_head_otherwise,
         has_only_slices,

@@ -52,8 +52,21 @@ def cross_entropy(
         IndexError: a target is outside [0, V) and not `ignore_index` (on a GPU: a device-side assertion).
         ValueError: shapes or names do not fit, or `inplace` logits are a leaf or not dense rows.
     """
-    targets.check(target, logits.shape[:-1], returns, reduction, num_items)
-    targets.check_weights(class_weight=class_weight, token_weight=token_weight)
+    targets.check(
+        logits.shape[:-1],
+        logits.dtype,
+        logits.shape[-1] if vocab_shard is None else vocab_shard.total,
+        target,
+        class_weight=class_weight,
+        token_weight=token_weight,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        softcap=softcap,
+        shift=shift,
+        returns=returns,
+        reduction=reduction,
+        num_items=num_items,
+    )
     flat_target, flat_weight = targets.flat(target, token_weight, shift, ignore_index)
     needs_gradient = torch.is_grad_enabled() and logits.requires_grad
     options = {

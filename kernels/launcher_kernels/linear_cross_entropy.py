@@ -53,12 +53,13 @@ def linear_cross_entropy(
     memory_budget: int | None = None,
     vocab_shard: VocabShard | None = None,
 ) -> CrossEntropy:
-    """Cross-entropy of the logits `x @ weight.T`; `formula` has the exact definition.
+    """Cross-entropy of the logits `x @ weight.T`, which are never all there at once.
 
     Args:
         x: hidden states, (..., H). Its dtype is that of the products; sums and the softmax have at least fp32, under autocast too.
-        weight: output embedding, (V, H), of any floating dtype: it is cast piece by piece, and its gradient comes back in its
-            own dtype, unrounded for an fp32 weight beside bf16 `x`. Or a frozen `SlicedWeight`.
+        weight: output embedding, (V, H), of any floating dtype: it is cast to the products' (a copy under "chunk", slice by slice
+            else), and its gradient comes back in its own dtype, unrounded for an fp32 weight beside bf16 `x`. Or a frozen
+            `SlicedWeight`.
         target: class indices, (...), in [0, V) or `ignore_index`.
         bias: (V,).
         lora: A (r, H), B (V, r) and a factor s: the logits get s (x A^T) B^T on top (Hu et al., arXiv:2106.09685).
@@ -67,24 +68,43 @@ def linear_cross_entropy(
         token_weight: (...), a factor on the loss of each target. No gradient.
         shift: position t is compared with the target (and its token weight) at t + shift of the last dimension.
         softcap: logits become `softcap * tanh(logits / softcap)` (Gemma 2, arXiv:2408.00118, section 2).
-        scale: factor on the logits before the cap.
-        label_smoothing, z_loss: see `formula`.
+        scale: factor on the logits, bias and LoRA included, before the cap.
+        label_smoothing: e, from 0 to 1; z_loss: zeta. The loss of a row with logits z and target y is, with class weights w,
+            (1 - e) w_y (lse - z_y) + e/V sum_c w_c (lse - z_c) + zeta lse^2, where lse is log sum_c exp(z_c). The first two terms
+            are PyTorch's, the last is PaLM's (arXiv:2204.02311, section 5).
         reduction: "mean" divides by the sum of token weight x class weight of the targets that count, as PyTorch does; without
             any it is NaN, with gradients of zero.
-        num_items: divide the sum by this in place of "mean": an int, or a tensor that is not read on the host.
-        n_valid: how many targets are not ignored, if the caller knows; then nothing waits for the device. Checked.
+        num_items: divide the sum by this, under "mean" and "sum": an int, or a tensor that is not read on the host.
+        n_valid: how many targets are not ignored (once shifted), if the caller knows; then nothing waits for the device. Checked.
         returns: extras of `CrossEntropy`.
         method, memory_budget: see `choice.choose`.
         accumulate_dtype: of the sum of the head's gradient over chunks; None takes at least fp32.
         vocab_shard: the vocabulary is spread over processes; `class_weight` is whole all the same.
 
+    Returns:
+        The loss and what `returns` asked for, see `CrossEntropy`. With `reduction="none"` and a trained head the gradients are
+        made in the backward pass, from the logits computed once more.
+
     Raises:
         IndexError: a target is outside [0, V) and not `ignore_index` (on a GPU: a device-side assertion).
-        ValueError: shapes, names or the method do not fit, or `n_valid` is wrong.
+        ValueError: shapes, names, numbers or the method do not fit, or `n_valid` is wrong (on a GPU: an assertion, too).
     """
-    targets.check(target, x.shape[:-1], returns, reduction, num_items)
-    targets.check_weights(class_weight=class_weight, token_weight=token_weight)
-    _check_shapes(x, weight, bias, lora)
+    _check_shapes(x, weight, bias, lora, lora_input)
+    targets.check(
+        x.shape[:-1],
+        x.dtype,
+        weight.shape[0] if vocab_shard is None else vocab_shard.total,
+        target,
+        class_weight=class_weight,
+        token_weight=token_weight,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
+        softcap=softcap,
+        shift=shift,
+        returns=returns,
+        reduction=reduction,
+        num_items=num_items,
+    )
     with torch.autocast(x.device.type, enabled=False):
         low = None if lora is None else (x if lora_input is None else lora_input).to(x.dtype) @ lora[0].to(x.dtype).t()
     flat_target, flat_weight = targets.flat(target, token_weight, shift, ignore_index)
@@ -127,14 +147,23 @@ def linear_cross_entropy(
     return targets.shaped(found, target.shape, reduction, returns)
 
 
-def _check_shapes(x: Tensor, weight: Any, bias: Tensor | None, lora: tuple[Tensor, Tensor, float] | None) -> None:
+def _check_shapes(
+    x: Tensor,
+    weight: Tensor | SlicedWeight,
+    bias: Tensor | None,
+    lora: tuple[Tensor, Tensor, float] | None,
+    lora_input: Tensor | None,
+) -> None:
     vocabulary, hidden = weight.shape if len(weight.shape) == 2 else (0, -1)
     fits = hidden == x.shape[-1] and (bias is None or bias.shape == (vocabulary,))
     if lora is not None:
         a, b, _ = lora
         fits = fits and a.shape[1:] == (hidden,) and b.shape == (vocabulary, a.shape[0])
+    if lora_input is not None:
+        fits = fits and lora is not None and lora_input.shape == x.shape
     if not fits:
-        shapes = {"x": x, "weight": weight, "bias": bias} | ({} if lora is None else {"A": lora[0], "B": lora[1]})
+        shapes = {"x": x, "weight": weight, "bias": bias, "lora_input": lora_input}
+        shapes |= {} if lora is None else {"A": lora[0], "B": lora[1]}
         named = ", ".join(f"{name} {tuple(t.shape)}" for name, t in shapes.items() if t is not None)
         raise ValueError(f"shapes do not fit: {named}")
 

@@ -27,14 +27,19 @@ def cross_entropy(
     reduction: str = "mean",
     num_items: int | Tensor | None = None,
     returns: Collection[str] = (),
-    **_how: Any,
+    inplace: bool = False,
 ) -> CrossEntropy:
-    """Same signature and results as `launcher_kernels.cross_entropy`, by autograd over the full logits."""
+    """Same results as `launcher_kernels.cross_entropy`, by autograd over the full logits. Knows no shards."""
     z = logits.to(torch.promote_types(logits.dtype, torch.float32)) * scale
     if softcap is not None:
         z = softcap * torch.tanh(z / softcap)
-    target, token_weight = shifted(target, shift, ignore_index), shifted(token_weight, shift, 0)
     valid = target != ignore_index
+    if shift:
+        target = target.roll(-shift, -1)
+        token_weight = None if token_weight is None else token_weight.roll(-shift, -1)
+        valid = valid.roll(-shift, -1) & (
+            torch.arange(target.shape[-1], device=target.device) < target.shape[-1] - shift
+        )
     label = target.where(valid, 0)
     weight = z.new_ones(z.shape[-1]) if class_weight is None else class_weight.to(z.dtype)
     importance = valid.to(z.dtype) if token_weight is None else token_weight.to(z.dtype) * valid
@@ -70,9 +75,13 @@ def linear_cross_entropy(
     bias: Tensor | None = None,
     lora: tuple[Tensor, Tensor, float] | None = None,
     lora_input: Tensor | None = None,
+    n_valid: int | None = None,
+    method: str = "auto",
+    accumulate_dtype: torch.dtype | None = None,
+    memory_budget: int | None = None,
     **options: Any,
 ) -> CrossEntropy:
-    """Same signature and results as `launcher_kernels.linear_cross_entropy`, by autograd over the full logits.
+    """Same results as `launcher_kernels.linear_cross_entropy`, by autograd over the full logits. Knows no slices and no shards.
 
     The product has the dtype of `x`; LoRA's update is added in that dtype, too.
     """
@@ -82,12 +91,3 @@ def linear_cross_entropy(
         source = x if lora_input is None else lora_input
         logits = logits + lora_scale * (source.to(x.dtype) @ a.to(x.dtype).t()) @ b.to(x.dtype).t()
     return cross_entropy(logits, target, **options)
-
-
-def shifted(values: Tensor | None, shift: int, fill: int) -> Tensor | None:
-    """Position t gets the value of position t + shift of the last dimension; what moves in from behind is `fill`."""
-    if values is None or not shift:
-        return values
-    moved = torch.full_like(values, fill, memory_format=torch.contiguous_format)
-    moved[..., :-shift] = values[..., shift:]
-    return moved

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,7 +18,6 @@ from launcher_kernels.formula import (
     weight_of_targets,
 )
 from launcher_kernels.output import EXTRAS, CrossEntropy
-from launcher_kernels.reference import shifted
 
 REDUCTIONS = ("none", "mean", "sum")
 NUM_RESULTS = 1 + len(EXTRAS)
@@ -40,28 +40,55 @@ class Reduction:
         return 1 / weight_of_targets(rows) if self.name == "mean" else 1.0
 
 
-def check(
-    target: Tensor, num_rows: torch.Size, returns: Collection[str], reduction: str, num_items: int | Tensor | None
-) -> None:
-    """Raises ValueError for what can be seen without looking at numbers."""
-    if target.shape != num_rows:
-        raise ValueError(f"shapes do not fit: target {tuple(target.shape)} for rows {tuple(num_rows)}")
+def check(rows: torch.Size, dtype: torch.dtype, vocabulary: int, target: Tensor, **options: Any) -> None:
+    """Raises ValueError for what can be seen without looking at numbers. `rows` and `dtype` are those of the inputs."""
+    if not dtype.is_floating_point:
+        raise ValueError(f"the inputs are {dtype}, not floating-point numbers")
     if target.is_floating_point() or target.dtype == torch.bool:
         raise ValueError(f"target holds {target.dtype}, not class indices")
-    if unknown := sorted(set(returns) - set(EXTRAS)):
-        raise ValueError(f"returns: {', '.join(unknown)} is none of {', '.join(EXTRAS)}")
+    expected = {"target": rows, "token_weight": rows, "class_weight": (vocabulary,)}
+    for name, tensor in {"target": target, **{n: options[n] for n in ("token_weight", "class_weight")}}.items():
+        if tensor is not None and tuple(tensor.shape) != tuple(expected[name]):
+            raise ValueError(f"shapes do not fit: {name} {tuple(tensor.shape)}, expected {tuple(expected[name])}")
+        if tensor is not None and tensor.requires_grad and torch.is_grad_enabled():
+            raise ValueError(f"{name} gets no gradient: detach it")
+    _check_numbers(**{name: options[name] for name in ("label_smoothing", "z_loss", "softcap", "shift")})
+    _check_result(options["returns"], options["reduction"], options["num_items"])
+
+
+def _check_numbers(label_smoothing: float, z_loss: float, softcap: float | None, shift: int) -> None:
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing {label_smoothing} is not between 0 and 1")
+    if z_loss < 0:
+        raise ValueError(f"z_loss {z_loss} is below zero")
+    if softcap is not None and softcap <= 0:
+        raise ValueError(f"softcap {softcap} is not above zero: None means no cap")
+    if shift < 0:
+        raise ValueError(f"shift {shift} is below zero")
+
+
+def _check_result(returns: Collection[str], reduction: str, num_items: int | Tensor | None) -> None:
+    names = {returns} if isinstance(returns, str) else set(returns)
+    if isinstance(returns, str) or names - set(EXTRAS):
+        raise ValueError(f"returns {returns!r} is not a collection of names out of {', '.join(EXTRAS)}")
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction {reduction!r} is none of {', '.join(REDUCTIONS)}")
     if num_items is not None and reduction == "none":
         raise ValueError("num_items divides a sum, and reduction 'none' has none")
-    if isinstance(num_items, int) and num_items <= 0:
-        raise ValueError(f"num_items {num_items} is not above zero")
+    if num_items is not None and not isinstance(num_items, Tensor | torch.SymInt):
+        if isinstance(num_items, bool) or not isinstance(num_items, int):
+            raise ValueError(f"num_items {num_items!r} is neither an int nor a tensor")
+        if num_items <= 0:
+            raise ValueError(f"num_items {num_items} is not above zero")
 
 
-def check_weights(**weights: Tensor | None) -> None:
-    for name, weight in weights.items():
-        if weight is not None and weight.requires_grad and torch.is_grad_enabled():
-            raise ValueError(f"{name} gets no gradient: detach it")
+def shifted(values: Tensor, shift: int, fill: int) -> Tensor:
+    """Position t gets the value of position t + shift of the last dimension; what moves in from behind is `fill`."""
+    if not shift:
+        return values
+    moved = torch.full_like(values, fill, memory_format=torch.contiguous_format)
+    moved[..., :-shift] = values[..., shift:]
+    return moved
 
 
 def flat(target: Tensor, token_weight: Tensor | None, shift: int, ignore_index: int) -> tuple[Tensor, Tensor | None]:
