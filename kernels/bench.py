@@ -12,6 +12,7 @@ import argparse
 import json
 import os
 import platform
+import sys
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -158,6 +159,11 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     cases = [case for case in preset.cases if all(word in case.name for word in args.cases)]
     if args.providers:
         cases = [replace(case, compiled=True) for case in cases]
+    names = [provider.name.lower() for provider in (*LINEAR, *LOGITS)]
+    if not cases or not all(any(word.lower() in name for name in names) for word in args.providers):
+        sys.exit(f"no case of this preset, or no provider, is called so; providers: {', '.join(names)}")
+    if absent := [file for file in (args.json, args.plot) if file is not None and not file.absolute().parent.is_dir()]:
+        sys.exit(f"{absent[0]}: there is no such folder")
     preset = replace(preset, cases=cases)
     seconds = preset.seconds if args.seconds is None else args.seconds
     bench = Bench(preset, args.device, Deadline(seconds), args.json, args.cold_l2)

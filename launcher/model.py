@@ -116,6 +116,8 @@ def facts(recipe: Recipe, task: ModuleType, adapter: ModuleType) -> ModelFacts:
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     head, reason = heads.resolve(base)
     asked = recipe.loss.implementation
+    if asked == "fused" and head is None:
+        raise RecipeError(f"loss.implementation fused cannot be used: {reason}", fix="use auto or torch")
     fused = head is not None and asked != "torch"
     return ModelFacts(
         architecture=type(base).__name__,

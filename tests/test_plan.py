@@ -7,6 +7,7 @@ import pytest
 import tiny
 
 from launcher import plan, recipe
+from launcher.__main__ import main
 from launcher.errors import RecipeError
 from launcher.plan import ModelFacts
 from launcher.world import World
@@ -27,6 +28,14 @@ def bare(tmp_path: Path) -> Path:
         "task: causal_lm\nmethod: lora\nmodel: {name_or_path: model}\ndata: {train: [{path: train.jsonl}], max_length: 64}\n"
     )
     return tmp_path / "bare.yaml"
+
+
+def test_a_loss_that_cannot_be_fused_is_refused_before_the_run(tmp_path: Path) -> None:
+    """As the run would: `fused` is a wish that only some heads can fulfil."""
+    recipe_file = tiny.make(tmp_path)
+    dora = ["adapter.target_modules=[lm_head]", "adapter.use_dora=true"]
+    assert main(["plan", str(recipe_file), *dora]) == 0
+    assert main(["plan", str(recipe_file), *dora, "loss.implementation=fused"]) == 89
 
 
 G, B, A = "training.global_batch_size", "training.per_device_train_batch_size", "training.gradient_accumulation_steps"

@@ -47,6 +47,8 @@ class Sizes:
     trains_weight: bool
     trains_head_otherwise: bool = False  # a bias, or LoRA
     has_only_slices: bool = False
+    smooths: bool = False
+    drops_rows: bool = False
 
     @property
     def compute(self) -> torch.dtype:
@@ -74,11 +76,12 @@ class Sizes:
 
     def slice_bytes(self, columns: int, method: str) -> int:
         """Logits and cast weights of a slice; a sum and a cast for each row, and under `stream` the weights of its target."""
-        per_class = self.num_rows * self.compute.itemsize
+        smooths = self.smooths and method == "stream"
+        per_class = self.num_rows * self.compute.itemsize * (1 + smooths)
         if self.weight_dtype != self.compute or self.has_only_slices:
             per_class += self.hidden * self.compute.itemsize
-        copies = (self.dtype != self.compute) + 2 * (method == "stream")
-        per_row = self.hidden * (max(4, self.dtype.itemsize) + copies * self.compute.itemsize)
+        copies = (self.drops_rows or self.dtype != self.compute) + 2 * (method == "stream")
+        per_row = self.hidden * (max(4, self.dtype.itemsize) * (1 + smooths) + copies * self.compute.itemsize)
         return columns * per_class + self.num_rows * per_row
 
 
@@ -100,6 +103,8 @@ def choose(
     weight_dtype: torch.dtype | None = None,
     trains_head_otherwise: bool = False,
     has_only_slices: bool = False,
+    smooths: bool = False,
+    drops_rows: bool = False,
     method: str = "auto",
     memory_budget: int | None = None,
 ) -> Choice:
@@ -110,6 +115,7 @@ def choose(
         dtype: of `x`; weight_dtype: of the weight, None for the same.
         trains_weight: the weight gets a gradient; trains_head_otherwise: a bias or LoRA's B does.
         has_only_slices: the weight is a `SlicedWeight`.
+        smooths: there is label smoothing; drops_rows: there are rows beside the N, whose targets are ignored.
         memory_budget: bytes of `extra_bytes`, an estimate of some MiB. It is kept if any way keeps it, else the smallest is taken.
 
     Raises:
@@ -125,6 +131,8 @@ def choose(
         trains_weight,
         trains_head_otherwise,
         has_only_slices,
+        smooths,
+        drops_rows,
     )
     trains_head = trains_weight or trains_head_otherwise
     check_method(method, trains_head, has_only_slices)

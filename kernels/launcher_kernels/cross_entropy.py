@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from launcher_kernels import rows as row_kernels
 from launcher_kernels import targets
@@ -52,6 +51,7 @@ def cross_entropy(
         IndexError: a target is outside [0, V) and not `ignore_index` (on a GPU: a device-side assertion).
         ValueError: shapes or names do not fit, or `inplace` logits are a leaf or not dense rows.
     """
+    returns = returns if isinstance(returns, str) else tuple(returns)
     targets.check(
         logits.shape[:-1],
         logits.dtype,
@@ -62,6 +62,7 @@ def cross_entropy(
         label_smoothing=label_smoothing,
         z_loss=z_loss,
         softcap=softcap,
+        scale=scale,
         shift=shift,
         returns=returns,
         reduction=reduction,
@@ -73,7 +74,7 @@ def cross_entropy(
         "target": flat_target,
         "class_weight": class_weight,
         "token_weight": flat_weight,
-        "num_items": num_items if isinstance(num_items, Tensor) else None,
+        "num_items": num_items.reshape(()) if isinstance(num_items, Tensor) else None,
         "divisor": None if isinstance(num_items, Tensor) else num_items,
         "ignore_index": ignore_index,
         "softcap": softcap,
@@ -90,19 +91,21 @@ def cross_entropy(
     if inplace and needs_gradient and not torch.compiler.is_compiling():
         found = _InPlace.apply(_rows_of(logits), options)
     else:
-        found = _operator(logits=logits.reshape(-1, logits.shape[-1]), **options)
+        found = _operator(logits=targets.rows_of(logits), **options)
     return targets.shaped(found[: targets.NUM_RESULTS], target.shape, reduction, returns)
 
 
 def _rows_of(logits: Tensor) -> Tensor:
-    if logits.is_leaf or logits.stride(-1) != 1:
-        raise ValueError(
-            "inplace needs logits that were computed (no leaf), with the classes next to each other in memory"
-        )
+    base = logits._base if logits._is_view() else logits
+    if base.is_leaf and base.requires_grad:
+        raise ValueError("inplace needs logits that were computed: these are a leaf, or a view of one")
     try:
-        return logits.view(-1, logits.shape[-1])
-    except RuntimeError as error:
-        raise ValueError("inplace needs logits whose rows lie evenly in memory: call contiguous() on them") from error
+        rows = logits.view(-1, logits.shape[-1])
+    except RuntimeError:
+        rows = None
+    if rows is None or rows.stride(1) != 1 or (rows.shape[0] > 1 and rows.stride(0) < rows.shape[1]):
+        raise ValueError("inplace needs dense rows, each in memory of its own: call contiguous() on the logits")
+    return rows
 
 
 def _evaluate(
@@ -163,12 +166,14 @@ def _traced(
 
 
 def _set_up(ctx: Any, inputs: dict[str, Any], output: tuple[Tensor, ...]) -> None:
-    ctx.save_for_backward(*output[-2:])
+    ctx.save_for_backward(*output[-2:], inputs["target"])
+    ctx.ignore_index = inputs["ignore_index"]
 
 
 def _backward(ctx: Any, grad_loss: Tensor) -> dict[str, Tensor | None]:
-    gradient, late = ctx.saved_tensors
-    factor = grad_loss * late if late.numel() else grad_loss
+    gradient, late, target = ctx.saved_tensors
+    factor = targets.without_ignored(grad_loss, target, ctx.ignore_index)
+    factor = factor * late if late.numel() else factor
     return {"logits": targets.upstream(gradient, factor, gradient.dtype, may_overwrite=False)}
 
 
@@ -185,15 +190,18 @@ class _InPlace(torch.autograd.Function):
         # detach() shares the count of changes with the logits: whoever has kept them for its own backward pass finds out.
         memory = logits.detach()
         *found, ctx.gradient, ctx.late = _evaluate(memory, out=memory, **options)
+        ctx.target, ctx.ignore_index = options["target"], options["ignore_index"]
         torch.autograd.graph.increment_version(memory)  # which a Triton kernel does not do
         ctx.mark_non_differentiable(*found[1:])
         return tuple(found)
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, grad_loss: Tensor, *_: Any) -> tuple[Any, ...]:
+        if torch.is_grad_enabled():
+            raise RuntimeError("cross_entropy has no second derivatives: do not ask for create_graph=True")
         gradient, ctx.gradient = ctx.gradient, None
         if gradient is None:
             raise RuntimeError("cross_entropy(inplace=True) can be gone through once: its memory has been given away")
-        factor = grad_loss * ctx.late if ctx.late.numel() else grad_loss
+        factor = targets.without_ignored(grad_loss, ctx.target, ctx.ignore_index)
+        factor = factor * ctx.late if ctx.late.numel() else factor
         return targets.upstream(gradient, factor, gradient.dtype, may_overwrite=True), None

@@ -67,8 +67,9 @@ class Gradients:
     def _add_input(self, name: str, like: Tensor, z: Tensor, factor: Tensor, alpha: float) -> None:
         if name in self.p.needs:
             is_first = name not in self.sums
-            total = self.sums.setdefault(name, torch.empty_like(like, dtype=self.p.precision))
-            add_product(total, z, factor, is_first=is_first, alpha=alpha)
+            if is_first:
+                self.sums[name] = torch.empty_like(like, dtype=self.p.precision)
+            add_product(self.sums[name], z, factor, is_first=is_first, alpha=alpha)
 
     def _part_of_input(self, name: str, piece: slice, z: Tensor, factor: Tensor, alpha: float) -> Tensor:
         whole = self.by_name[name]

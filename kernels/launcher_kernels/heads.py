@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import count
+from typing import Any
 from weakref import WeakValueDictionary
 
 import torch
@@ -29,14 +30,22 @@ class SlicedWeight:
     shape: tuple[int, int]
     dtype: torch.dtype
     read: Callable[[int, int], Tensor]
-    number: int = field(default_factory=lambda: next(_NUMBERS))
+    number: int = field(default_factory=lambda: next(_NUMBERS), init=False)
     requires_grad: bool = field(default=False, init=False)
 
     def __post_init__(self) -> None:
         _SLICED[self.number] = self
 
     def __getitem__(self, rows: slice) -> Tensor:
-        return self.read(*rows.indices(self.shape[0])[:2])
+        start, stop, _ = rows.indices(self.shape[0])
+        part = self.read(start, stop)
+        if tuple(part.shape) != (stop - start, self.shape[1]):
+            raise ValueError(f"read({start}, {stop}) gave {tuple(part.shape)}, not {(stop - start, self.shape[1])}")
+        return part
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy gets a number of its own."""
+        return SlicedWeight, (self.shape, self.dtype, self.read)
 
 
 def sliced(number: int) -> SlicedWeight:

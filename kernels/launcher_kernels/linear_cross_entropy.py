@@ -90,6 +90,7 @@ def linear_cross_entropy(
         ValueError: shapes, names, numbers or the method do not fit, or `n_valid` is wrong (on a GPU: an assertion, too).
     """
     _check_shapes(x, weight, bias, lora, lora_input)
+    returns = returns if isinstance(returns, str) else tuple(returns)
     targets.check(
         x.shape[:-1],
         x.dtype,
@@ -100,6 +101,7 @@ def linear_cross_entropy(
         label_smoothing=label_smoothing,
         z_loss=z_loss,
         softcap=softcap,
+        scale=scale,
         shift=shift,
         returns=returns,
         reduction=reduction,
@@ -109,10 +111,10 @@ def linear_cross_entropy(
         low = None if lora is None else (x if lora_input is None else lora_input).to(x.dtype) @ lora[0].to(x.dtype).t()
     flat_target, flat_weight = targets.flat(target, token_weight, shift, ignore_index)
     inputs = {
-        "x": x.reshape(-1, x.shape[-1]),
+        "x": targets.rows_of(x),
         "weight": weight if isinstance(weight, Tensor) else None,
         "bias": bias,
-        "low": None if low is None else low.reshape(-1, low.shape[-1]),
+        "low": None if low is None else targets.rows_of(low),
         "lora_b": None if lora is None else lora[1],
     }
     wanted = [t is not None and torch.is_grad_enabled() and t.requires_grad for t in inputs.values()]
@@ -123,7 +125,7 @@ def linear_cross_entropy(
         "target": flat_target,
         "class_weight": class_weight,
         "token_weight": flat_weight,
-        "num_items": num_items if isinstance(num_items, Tensor) else None,
+        "num_items": num_items.reshape(()) if isinstance(num_items, Tensor) else None,
         "divisor": None if isinstance(num_items, Tensor) else num_items,
         "sliced_number": 0 if isinstance(weight, Tensor) else weight.number,
         "lora_scale": 1.0 if lora is None else float(lora[2]),
@@ -159,6 +161,8 @@ def _check_shapes(
     if lora is not None:
         a, b, _ = lora
         fits = fits and a.shape[1:] == (hidden,) and b.shape == (vocabulary, a.shape[0])
+        if isinstance(lora[2], Tensor):
+            raise ValueError("the scale of LoRA gets no gradient: give a number")
     if lora_input is not None:
         fits = fits and lora is not None and lora_input.shape == x.shape
     if not fits:
@@ -214,6 +218,8 @@ def _evaluate(x: Tensor, weight: Tensor | None, target: Tensor, needs: list[bool
             trains_weight=needs[1],
             trains_head_otherwise=_trains_head([needs[0], False, *needs[2:]]),
             has_only_slices=weight is None,
+            smooths=formula.label_smoothing > 0,
+            drops_rows=kept is not None,
             method=a["method"],
             memory_budget=a["memory_budget"],
         )
@@ -246,7 +252,7 @@ def _traced(x: Tensor, target: Tensor, needs: list[bool], reduction: str, return
 def _set_up(ctx: Any, inputs: dict[str, Any], output: tuple[Tensor, ...]) -> None:
     ctx.gradients = list(output[targets.NUM_RESULTS :]) if any(inputs["needs"]) else None
     ctx.names = [name for name, value in inputs.items() if isinstance(value, Tensor)]
-    ctx.save_for_backward(*(inputs[name] for name in ctx.names))
+    ctx.save_for_backward(*(inputs[name] for name in ctx.names), inputs["target"])
     ctx.others = {name: value for name, value in inputs.items() if not isinstance(value, Tensor)}
     ctx.head = sliced(inputs["sliced_number"]) if inputs["sliced_number"] else None  # lives as long as the graph
     ctx.dtypes = {name: inputs[name].dtype for name in INPUTS if inputs[name] is not None}
@@ -259,9 +265,10 @@ def _backward(ctx: Any, grad_loss: Tensor) -> dict[str, Tensor | None]:
     """
     wanted = [_operator.wants(ctx, name) for name in INPUTS]
     gradients, ctx.gradients = ctx.gradients, None
-    factor: Tensor | None = grad_loss
+    *saved, target = ctx.saved_tensors
+    factor: Tensor | None = targets.without_ignored(grad_loss, target, ctx.others["ignore_index"])
     if gradients is None:
-        inputs = ctx.others | dict(zip(ctx.names, ctx.saved_tensors, strict=True)) | {"needs": wanted, "returns": ""}
+        inputs = ctx.others | dict(zip(ctx.names, saved, strict=True)) | {"needs": wanted, "returns": ""}
         if inputs["reduction"] == "none":
             weight = inputs["token_weight"]
             inputs |= {"reduction": "sum", "token_weight": grad_loss if weight is None else grad_loss * weight}

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 
 class Operator:
@@ -15,7 +16,7 @@ class Operator:
         arguments: `type name, type name...` in the language of operator schemas.
         num_results: how many tensors come back.
         evaluate, trace: what it does, and the shapes and types of that (on tensors without data); arguments by name.
-        set_up: (ctx, arguments by name, results), what to remember for
+        set_up: (ctx, arguments by name, results), keeps in ctx what the backward pass needs.
         backward: (ctx, gradient of the first result) -> gradients by argument name; only the first result is differentiable.
     """
 
@@ -29,6 +30,7 @@ class Operator:
         set_up: Callable[[Any, dict[str, Any], tuple[Tensor, ...]], None],
         backward: Callable[[Any, Tensor], dict[str, Tensor | None]],
     ):
+        self.name = name
         one_line = " ".join(arguments.split())
         self.names = [argument.split()[1] for argument in one_line.split(", ")]
         schema = f"({one_line}) -> ({', '.join(['Tensor'] * num_results)})"
@@ -54,7 +56,15 @@ class Operator:
         self._operator.register_autograd(gradients, setup_context=set_up_context)
 
     def __call__(self, **arguments: Any) -> tuple[Tensor, ...]:
+        if not torch.compiler.is_compiling():
+            self._refuse_forward_mode(arguments)
         return self._operator(*(arguments[name] for name in self.names))
+
+    def _refuse_forward_mode(self, arguments: dict[str, Any]) -> None:
+        """Its derivatives would silently be zero."""
+        tensors = [value for value in arguments.values() if isinstance(value, Tensor)]
+        if forward_ad._current_level >= 0 and any(forward_ad.unpack_dual(t).tangent is not None for t in tensors):
+            raise RuntimeError(f"{self.name} has no forward-mode derivatives")
 
     def wants(self, ctx: Any, argument: str) -> bool:
         """Whether an input needs a gradient, to be asked in `backward`."""

@@ -52,7 +52,10 @@ def check(rows: torch.Size, dtype: torch.dtype, vocabulary: int, target: Tensor,
             raise ValueError(f"shapes do not fit: {name} {tuple(tensor.shape)}, expected {tuple(expected[name])}")
         if tensor is not None and tensor.requires_grad and torch.is_grad_enabled():
             raise ValueError(f"{name} gets no gradient: detach it")
-    _check_numbers(**{name: options[name] for name in ("label_smoothing", "z_loss", "softcap", "shift")})
+    numbers = {name: options[name] for name in ("label_smoothing", "z_loss", "softcap", "scale")}
+    if tensors := [name for name, number in numbers.items() if isinstance(number, Tensor)]:
+        raise ValueError(f"{', '.join(tensors)} gets no gradient: give a number")
+    _check_numbers(options["label_smoothing"], options["z_loss"], options["softcap"], options["shift"])
     _check_result(options["returns"], options["reduction"], options["num_items"])
 
 
@@ -68,13 +71,16 @@ def _check_numbers(label_smoothing: float, z_loss: float, softcap: float | None,
 
 
 def _check_result(returns: Collection[str], reduction: str, num_items: int | Tensor | None) -> None:
-    names = {returns} if isinstance(returns, str) else set(returns)
-    if isinstance(returns, str) or names - set(EXTRAS):
-        raise ValueError(f"returns {returns!r} is not a collection of names out of {', '.join(EXTRAS)}")
+    if isinstance(returns, str):
+        raise ValueError(f"returns is a collection of names: ({returns!r},)")
+    if unknown := sorted(set(returns) - set(EXTRAS)):
+        raise ValueError(f"returns: {', '.join(unknown)} is none of {', '.join(EXTRAS)}")
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction {reduction!r} is none of {', '.join(REDUCTIONS)}")
     if num_items is not None and reduction == "none":
         raise ValueError("num_items divides a sum, and reduction 'none' has none")
+    if isinstance(num_items, Tensor) and num_items.numel() != 1:
+        raise ValueError(f"num_items has shape {tuple(num_items.shape)}, not one number")
     if num_items is not None and not isinstance(num_items, Tensor | torch.SymInt):
         if isinstance(num_items, bool) or not isinstance(num_items, int):
             raise ValueError(f"num_items {num_items!r} is neither an int nor a tensor")
@@ -91,9 +97,15 @@ def shifted(values: Tensor, shift: int, fill: int) -> Tensor:
     return moved
 
 
+def rows_of(tensor: Tensor) -> Tensor:
+    """(..., H) as (N, H)."""
+    return tensor.flatten(0, -2) if tensor.ndim > 1 else tensor.unsqueeze(0)
+
+
 def flat(target: Tensor, token_weight: Tensor | None, shift: int, ignore_index: int) -> tuple[Tensor, Tensor | None]:
     """Shifted and in one dimension; a token's weight goes with its target."""
-    target = shifted(target, shift, ignore_index).reshape(-1)
+    # First to 64 bits: fewer may not hold every class, or the index that is ignored.
+    target = shifted(target.long(), shift, ignore_index).reshape(-1)
     if token_weight is not None:
         token_weight = shifted(token_weight, shift, 0).reshape(-1)
     return target, token_weight
@@ -185,6 +197,11 @@ def shaped(found: Sequence[Tensor], shape: torch.Size, reduction: str, returns: 
 def of_gradients(factor: Tensor | float) -> Tensor | float:
     """A factor of the loss as one of gradients: 1 / 0 where nothing counts makes the mean NaN, but no gradient."""
     return torch.nan_to_num(factor, nan=torch.nan, posinf=0.0) if isinstance(factor, Tensor) else factor
+
+
+def without_ignored(factor: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+    """What comes from above to rows that do not count is left there: it may be inf, and 0 * inf is no gradient."""
+    return factor.masked_fill(target == ignore_index, 0) if factor.ndim else factor
 
 
 def upstream(gradient: Tensor, factor: Tensor | None, dtype: torch.dtype, may_overwrite: bool) -> Tensor:

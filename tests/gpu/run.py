@@ -181,7 +181,7 @@ def main() -> int:
 def measure(args: argparse.Namespace, machine: dict) -> int:
     try:
         results = ResultFile(args.folder, machine["gpu"] or "cpu", datetime.date.today().isoformat())
-    except FileExistsError as error:
+    except OSError as error:
         print(error, file=sys.stderr)
         return 2
     results.put(machine=machine, versions=versions(), smoke=args.smoke)

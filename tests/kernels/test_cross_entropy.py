@@ -163,8 +163,16 @@ def test_in_place_gives_the_same_in_the_logits_memory(dtype):
 
 def test_in_place_is_refused_where_it_would_be_wrong():
     leaf, target = draw(5, 13, dtype=torch.float32), classes(5, 13)
-    with pytest.raises(ValueError, match="no leaf"):
+    with pytest.raises(ValueError, match="a leaf, or a view of one"):
         cross_entropy(leaf, target, inplace=True)
+    for view in (leaf.view(1, 5, 13), leaf[1:4]):
+        with pytest.raises(ValueError, match="a leaf, or a view of one"):
+            cross_entropy(view, target[: view[..., 0].numel()].view(view.shape[:-1]), inplace=True)
+    for overlapping in ((leaf[:1] * 1).expand(5, 13), (leaf.view(-1) * 1).unfold(0, 13, 3)[:5]):
+        with pytest.raises(ValueError, match="memory of its own"):
+            cross_entropy(overlapping, target, inplace=True)
+    with pytest.raises(RuntimeError, match="no second derivatives"):
+        torch.autograd.grad(cross_entropy(leaf * 1, target, inplace=True).loss, leaf, create_graph=True)
     with pytest.raises(ValueError, match="contiguous"):
         cross_entropy((draw(2, 4, 13) * 1)[:, :2], target[:4].view(2, 2), inplace=True)
     kept = leaf.exp()  # needs its result for its own gradient

@@ -219,3 +219,27 @@ def test_rows_further_apart_than_2_to_31(triton_kernels):
 def test_what_does_not_fit_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         cross_entropy(**{"logits": draw(5, 13), "target": classes(5, 13)} | change)
+
+
+def test_narrow_targets_mean_the_same(kernels):
+    """Eight bits hold neither -100 nor, behind it, every class."""
+    logits = draw(6, 200, dtype=torch.float32)
+    target = torch.tensor([156, 3, 199, 155, 0, 156])
+    wide = cross_entropy(logits, target, shift=1, reduction="sum").loss
+    assert torch.equal(cross_entropy(logits, target.to(torch.uint8), shift=1, reduction="sum").loss, wide)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_what_comes_to_an_ignored_row_stays_there(inplace, kernels):
+    """As in means of documents of which one has no target: 0 / 0, and a gradient from above that is not finite."""
+    leaf = draw(2, 3, 13, dtype=torch.float32).detach().requires_grad_()
+    target = classes(6, 13).view(2, 3).index_fill(0, torch.tensor(1), -100)
+    rows = cross_entropy(leaf * 1, target, reduction="none", inplace=inplace).loss
+    rows.backward(torch.tensor([[1.0, 2.0, 3.0], [torch.inf] * 3]))
+    assert leaf.grad.isfinite().all() and leaf.grad[0].any() and not leaf.grad[1].any()
+
+
+def test_forward_mode_is_refused_rather_than_zero():
+    logits, target = draw(5, 13, dtype=torch.float32).detach(), classes(5, 13)
+    with pytest.raises(RuntimeError, match="no forward-mode derivatives"):
+        torch.func.jvp(lambda z: cross_entropy(z, target).loss, (logits,), (torch.ones_like(logits),))
