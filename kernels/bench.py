@@ -18,9 +18,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault(
-    "KINETO_LOG_LEVEL", "99"
-)  # the profiler, which counts a CPU's allocations, would tell of every start
+# The profiler, which counts a CPU's allocations, would tell of every start.
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")
 
 import torch
 from bench_cases import PRESETS, Case, Inputs, Preset, make

@@ -24,9 +24,7 @@ class Case:
     data: str = "peaked"
     model: str = ""  # that has this shape
     compiled: bool = False  # whether torch.compile takes part; it takes longer than all the rest
-    error_rows: int | None = (
-        None  # of a call of its own in which errors are measured; None measures the call that is timed
-    )
+    error_rows: int | None = None  # of a call of its own, in which errors are measured; None: the call that is timed
 
     @property
     def name(self) -> str:

@@ -19,6 +19,7 @@ INTERPRETED = triton.knobs.runtime.interpret
 MAX, SUM, TARGET = (tl.constexpr(int(name)) for name in (Stat.MAX, Stat.SUM, Stat.TARGET))
 WEIGHTED, ENERGY, ARGMAX = (tl.constexpr(int(name)) for name in (Stat.WEIGHTED, Stat.ENERGY, Stat.ARGMAX))
 TOTAL, HARD = tl.constexpr(int(Coefficient.TOTAL)), tl.constexpr(int(Coefficient.HARD))
+NUM_STATS = tl.constexpr(len(Stat))
 SMOOTH, SQUARE = tl.constexpr(int(Coefficient.SMOOTH)), tl.constexpr(int(Coefficient.SQUARE))
 
 
@@ -89,9 +90,8 @@ def _launch(
         )
 
 
-@triton.jit(
-    do_not_specialize=["coefficient_stride", "stat_stride", "start"]
-)  # would be compiled anew for numbers of rows
+# Numbers that change with every batch: specialised, they would have the kernel compiled again in the middle of a training.
+@triton.jit(do_not_specialize=["coefficient_stride", "stat_stride", "start"])
 def softmax_rows(
     z,
     z_stride,
@@ -127,7 +127,7 @@ def softmax_rows(
     lanes = tl.arange(0, BLOCK)
     if label < 0:  # ignored: neutral stats, no gradient; written, since whoever sums them cannot know
         if TAKES_STATS:
-            for name in tl.static_range(6):
+            for name in tl.static_range(NUM_STATS):
                 tl.store(stats + name * stat_stride, 1.0 if name == SUM else 0.0)
         if TAKES_GRADIENT:
             for first in range(0, columns, BLOCK):
