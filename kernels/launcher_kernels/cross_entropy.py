@@ -12,7 +12,7 @@ from torch import Tensor
 
 from launcher_kernels import rows as row_kernels
 from launcher_kernels import targets
-from launcher_kernels.formula import Formula, Rows, prepare
+from launcher_kernels.formula import Rows, prepare
 from launcher_kernels.heads import VocabShard
 from launcher_kernels.operator import Operator
 from launcher_kernels.output import CrossEntropy
@@ -51,48 +51,31 @@ def cross_entropy(
         IndexError: a target is outside [0, V) and not `ignore_index` (on a GPU: a device-side assertion).
         ValueError: shapes or names do not fit, or `inplace` logits are a leaf or not dense rows.
     """
-    returns = returns if isinstance(returns, str) else tuple(returns)
-    targets.check(
+    options = targets.arguments(
         logits.shape[:-1],
         logits.dtype,
-        logits.shape[-1] if vocab_shard is None else vocab_shard.total,
+        logits.shape[-1],
         target,
         class_weight=class_weight,
         token_weight=token_weight,
-        label_smoothing=label_smoothing,
-        z_loss=z_loss,
+        ignore_index=ignore_index,
+        shift=shift,
         softcap=softcap,
         scale=scale,
-        shift=shift,
-        returns=returns,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
         reduction=reduction,
         num_items=num_items,
+        returns=returns,
+        vocab_shard=vocab_shard,
     )
-    flat_target, flat_weight = targets.flat(target, token_weight, shift, ignore_index)
     needs_gradient = torch.is_grad_enabled() and logits.requires_grad
-    options = {
-        "target": flat_target,
-        "class_weight": class_weight,
-        "token_weight": flat_weight,
-        "num_items": num_items.reshape(()) if isinstance(num_items, Tensor) else None,
-        "divisor": None if isinstance(num_items, Tensor) else num_items,
-        "ignore_index": ignore_index,
-        "softcap": softcap,
-        "scale": scale,
-        "label_smoothing": label_smoothing,
-        "z_loss": z_loss,
-        "reduction": reduction,
-        "returns": ",".join(returns),
-        "group_name": "" if vocab_shard is None else vocab_shard.group_name,
-        "shard_start": 0 if vocab_shard is None else vocab_shard.start,
-        "shard_total": 0 if vocab_shard is None else vocab_shard.total,
-        "needs_gradient": needs_gradient,
-    }
+    options["needs_gradient"] = needs_gradient
     if inplace and needs_gradient and not torch.compiler.is_compiling():
         found = _InPlace.apply(_rows_of(logits), options)
     else:
         found = _operator(logits=targets.rows_of(logits), **options)
-    return targets.shaped(found[: targets.NUM_RESULTS], target.shape, reduction, returns)
+    return targets.shaped(found[: targets.NUM_RESULTS], target.shape, options)
 
 
 def _rows_of(logits: Tensor) -> Tensor:
@@ -112,14 +95,7 @@ def _evaluate(
     logits: Tensor, target: Tensor, needs_gradient: bool, out: Tensor | None = None, **a: Any
 ) -> tuple[Tensor, ...]:
     """The operator: (loss, *EXTRAS, gradient, factor that the gradient lacks); an empty tensor for what there is not."""
-    shard = VocabShard(a["group_name"], a["shard_start"], a["shard_total"]) if a["group_name"] else None
-    returns = a["returns"].split(",")
-    formula = Formula(
-        vocabulary=logits.shape[1] if shard is None else shard.total,
-        wants_argmax=bool({"correct", "argmax"} & set(returns)),
-        wants_entropy="entropy" in returns,
-        **{name: a[name] for name in ("ignore_index", "softcap", "scale", "label_smoothing", "z_loss")},
-    )
+    formula, shard = targets.formula_of(logits.shape[1], a)
     with torch.autocast(logits.device.type, enabled=False):
         targets.check_range(target, formula)
         precision = torch.promote_types(logits.dtype, torch.float32)
@@ -138,7 +114,9 @@ def _evaluate(
         if is_late:  # filled on the device: to copy a number there would wait for it
             lacking = targets.of_gradients(factor)
             late = lacking.clone() if isinstance(lacking, Tensor) else stats.new_full((), lacking)
-        found = targets.results(stats, rows, a["reduction"], returns, None, target.numel(), factor if is_late else 1.0)
+        found = targets.results(
+            stats, rows, a["reduction"], a["returns"], None, target.numel(), factor if is_late else 1.0
+        )
     return *found, gradient, late
 
 
@@ -162,7 +140,7 @@ def _traced(
     )
     precision = torch.promote_types(logits.dtype, torch.float32)
     late = logits.new_empty(() if logits.dtype == torch.float16 else 0, dtype=precision)
-    return *targets.empty_results(logits, target.numel(), reduction, returns.split(",")), gradient, late
+    return *targets.empty_results(logits, target.numel(), reduction, returns), gradient, late
 
 
 def _set_up(ctx: Any, inputs: dict[str, Any], output: tuple[Tensor, ...]) -> None:

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from launcher_kernels import targets
 from launcher_kernels.choice import check_method, choose
-from launcher_kernels.formula import Formula, prepare
+from launcher_kernels.formula import prepare
 from launcher_kernels.heads import SlicedWeight, VocabShard, sliced
 from launcher_kernels.methods import solve
 from launcher_kernels.operator import Operator
@@ -90,26 +90,26 @@ def linear_cross_entropy(
         ValueError: shapes, names, numbers or the method do not fit, or `n_valid` is wrong (on a GPU: an assertion, too).
     """
     _check_shapes(x, weight, bias, lora, lora_input)
-    returns = returns if isinstance(returns, str) else tuple(returns)
-    targets.check(
+    options = targets.arguments(
         x.shape[:-1],
         x.dtype,
-        weight.shape[0] if vocab_shard is None else vocab_shard.total,
+        weight.shape[0],
         target,
         class_weight=class_weight,
         token_weight=token_weight,
-        label_smoothing=label_smoothing,
-        z_loss=z_loss,
+        ignore_index=ignore_index,
+        shift=shift,
         softcap=softcap,
         scale=scale,
-        shift=shift,
-        returns=returns,
+        label_smoothing=label_smoothing,
+        z_loss=z_loss,
         reduction=reduction,
         num_items=num_items,
+        returns=returns,
+        vocab_shard=vocab_shard,
     )
     with torch.autocast(x.device.type, enabled=False):
         low = None if lora is None else (x if lora_input is None else lora_input).to(x.dtype) @ lora[0].to(x.dtype).t()
-    flat_target, flat_weight = targets.flat(target, token_weight, shift, ignore_index)
     inputs = {
         "x": targets.rows_of(x),
         "weight": weight if isinstance(weight, Tensor) else None,
@@ -121,32 +121,17 @@ def linear_cross_entropy(
     check_method(method, _trains_head(wanted), not isinstance(weight, Tensor))
     # A gradient from above for every row must be known before rows are summed; without such sums it can be applied later.
     at_once = reduction != "none" or not _trains_head(wanted)
-    arguments = inputs | {
-        "target": flat_target,
-        "class_weight": class_weight,
-        "token_weight": flat_weight,
-        "num_items": num_items.reshape(()) if isinstance(num_items, Tensor) else None,
-        "divisor": None if isinstance(num_items, Tensor) else num_items,
+    how = {
         "sliced_number": 0 if isinstance(weight, Tensor) else weight.number,
         "lora_scale": 1.0 if lora is None else float(lora[2]),
-        "ignore_index": ignore_index,
-        "softcap": softcap,
-        "scale": scale,
-        "label_smoothing": label_smoothing,
-        "z_loss": z_loss,
-        "reduction": reduction,
         "n_valid": n_valid,
-        "returns": ",".join(returns),
         "method": method,
         "memory_budget": memory_budget,
         "accumulate_dtype": accumulate_dtype,
-        "group_name": "" if vocab_shard is None else vocab_shard.group_name,
-        "shard_start": 0 if vocab_shard is None else vocab_shard.start,
-        "shard_total": 0 if vocab_shard is None else vocab_shard.total,
         "needs": [at_once and each for each in wanted],
     }
-    found = _operator(**arguments)[: targets.NUM_RESULTS]
-    return targets.shaped(found, target.shape, reduction, returns)
+    found = _operator(**inputs, **options, **how)[: targets.NUM_RESULTS]
+    return targets.shaped(found, target.shape, options)
 
 
 def _check_shapes(
@@ -180,14 +165,7 @@ def _trains_head(needs: list[bool]) -> bool:
 def _evaluate(x: Tensor, weight: Tensor | None, target: Tensor, needs: list[bool], **a: Any) -> tuple[Tensor, ...]:
     """The operator: (loss, *EXTRAS, *gradients of INPUTS), an empty tensor for what was not asked for."""
     head = sliced(a["sliced_number"]) if weight is None else weight
-    shard = VocabShard(a["group_name"], a["shard_start"], a["shard_total"]) if a["group_name"] else None
-    returns = a["returns"].split(",")
-    formula = Formula(
-        vocabulary=head.shape[0] if shard is None else shard.total,
-        wants_argmax=bool({"correct", "argmax"} & set(returns)),
-        wants_entropy="entropy" in returns,
-        **{name: a[name] for name in ("ignore_index", "softcap", "scale", "label_smoothing", "z_loss")},
-    )
+    formula, shard = targets.formula_of(head.shape[0], a)
     with torch.autocast(x.device.type, enabled=False):
         targets.check_range(target, formula)
         kept = targets.kept_rows(target, formula.ignore_index, a["n_valid"])
@@ -225,7 +203,7 @@ def _evaluate(x: Tensor, weight: Tensor | None, target: Tensor, needs: list[bool
         )
         stats, gradients = solve(problem, choice)
         late = factor if is_late or not problem.num_rows else 1.0
-        found = targets.results(stats, rows, a["reduction"], returns, kept, target.numel(), late)
+        found = targets.results(stats, rows, a["reduction"], a["returns"], kept, target.numel(), late)
         return *found, *(_finished(name, a | {"x": x, "weight": weight}, gradients, late) for name in INPUTS)
 
 
@@ -246,7 +224,7 @@ def _traced(x: Tensor, target: Tensor, needs: list[bool], reduction: str, return
         else x.new_empty(0)
         for name, needed in zip(INPUTS, needs, strict=True)
     ]
-    return *targets.empty_results(x, target.numel(), reduction, returns.split(",")), *gradients
+    return *targets.empty_results(x, target.numel(), reduction, returns), *gradients
 
 
 def _set_up(ctx: Any, inputs: dict[str, Any], output: tuple[Tensor, ...]) -> None:

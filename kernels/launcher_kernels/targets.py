@@ -17,6 +17,7 @@ from launcher_kernels.formula import (
     square_of_rows,
     weight_of_targets,
 )
+from launcher_kernels.heads import VocabShard
 from launcher_kernels.output import EXTRAS, CrossEntropy
 
 REDUCTIONS = ("none", "mean", "sum")
@@ -40,26 +41,93 @@ class Reduction:
         return 1 / weight_of_targets(rows) if self.name == "mean" else 1.0
 
 
-def check(rows: torch.Size, dtype: torch.dtype, vocabulary: int, target: Tensor, **options: Any) -> None:
-    """Raises ValueError for what can be seen without looking at numbers. `rows` and `dtype` are those of the inputs."""
+def arguments(
+    rows: torch.Size,
+    dtype: torch.dtype,
+    columns: int,
+    target: Tensor,
+    *,
+    class_weight: Tensor | None,
+    token_weight: Tensor | None,
+    ignore_index: int,
+    shift: int,
+    softcap: float | None,
+    scale: float,
+    label_smoothing: float,
+    z_loss: float,
+    reduction: str,
+    num_items: int | Tensor | None,
+    returns: Collection[str],
+    vocab_shard: VocabShard | None,
+) -> dict[str, Any]:
+    """What both operators take, from what both functions are given: `rows` of `dtype`, with `columns` classes here.
+
+    Raises:
+        ValueError: for what can be seen without looking at numbers.
+    """
+    _check_tensors(rows, dtype, target, token_weight)
+    _check_class_weight(class_weight, columns if vocab_shard is None else vocab_shard.total)
+    _check_numbers(label_smoothing=label_smoothing, z_loss=z_loss, softcap=softcap, scale=scale, shift=shift)
+    returns = _check_result(returns, reduction, num_items)
+    flat_target, flat_weight = flat(target, token_weight, shift, ignore_index)
+    return {
+        "target": flat_target,
+        "class_weight": class_weight,
+        "token_weight": flat_weight,
+        "num_items": num_items.reshape(()) if isinstance(num_items, Tensor) else None,
+        "divisor": None if isinstance(num_items, Tensor) else num_items,
+        "ignore_index": ignore_index,
+        "softcap": softcap,
+        "scale": scale,
+        "label_smoothing": label_smoothing,
+        "z_loss": z_loss,
+        "reduction": reduction,
+        "returns": ",".join(returns),
+        "group_name": "" if vocab_shard is None else vocab_shard.group_name,
+        "shard_start": 0 if vocab_shard is None else vocab_shard.start,
+        "shard_total": 0 if vocab_shard is None else vocab_shard.total,
+    }
+
+
+def formula_of(columns: int, a: dict[str, Any]) -> tuple[Formula, VocabShard | None]:
+    """The formula that an operator's arguments stand for, and which part of the vocabulary is here."""
+    shard = VocabShard(a["group_name"], a["shard_start"], a["shard_total"]) if a["group_name"] else None
+    returns = a["returns"].split(",")
+    formula = Formula(
+        vocabulary=columns if shard is None else shard.total,
+        wants_argmax=bool({"correct", "argmax"} & set(returns)),
+        wants_entropy="entropy" in returns,
+        **{name: a[name] for name in ("ignore_index", "softcap", "scale", "label_smoothing", "z_loss")},
+    )
+    return formula, shard
+
+
+def _check_tensors(rows: torch.Size, dtype: torch.dtype, target: Tensor, token_weight: Tensor | None) -> None:
     if not dtype.is_floating_point:
         raise ValueError(f"the inputs are {dtype}, not floating-point numbers")
     if target.is_floating_point() or target.dtype == torch.bool:
         raise ValueError(f"target holds {target.dtype}, not class indices")
-    expected = {"target": rows, "token_weight": rows, "class_weight": (vocabulary,)}
-    for name, tensor in {"target": target, **{n: options[n] for n in ("token_weight", "class_weight")}}.items():
-        if tensor is not None and tuple(tensor.shape) != tuple(expected[name]):
-            raise ValueError(f"shapes do not fit: {name} {tuple(tensor.shape)}, expected {tuple(expected[name])}")
-        if tensor is not None and tensor.requires_grad and torch.is_grad_enabled():
-            raise ValueError(f"{name} gets no gradient: detach it")
-    numbers = {name: options[name] for name in ("label_smoothing", "z_loss", "softcap", "scale")}
+    for name, tensor in {"target": target, "token_weight": token_weight}.items():
+        if tensor is not None and tensor.shape != rows:
+            raise ValueError(f"shapes do not fit: {name} {tuple(tensor.shape)}, expected {tuple(rows)}")
+    _refuse_gradient("token_weight", token_weight)
+
+
+def _check_class_weight(class_weight: Tensor | None, vocabulary: int) -> None:
+    if class_weight is not None and (class_weight.ndim != 1 or class_weight.shape[0] != vocabulary):
+        raise ValueError(f"shapes do not fit: class_weight {tuple(class_weight.shape)}, expected {(vocabulary,)}")
+    _refuse_gradient("class_weight", class_weight)
+
+
+def _refuse_gradient(name: str, tensor: Tensor | None) -> None:
+    if tensor is not None and tensor.requires_grad and torch.is_grad_enabled():
+        raise ValueError(f"{name} gets no gradient: detach it")
+
+
+def _check_numbers(label_smoothing: float, z_loss: float, softcap: float | None, scale: float, shift: int) -> None:
+    numbers = {"label_smoothing": label_smoothing, "z_loss": z_loss, "softcap": softcap, "scale": scale}
     if tensors := [name for name, number in numbers.items() if isinstance(number, Tensor)]:
         raise ValueError(f"{', '.join(tensors)} gets no gradient: give a number")
-    _check_numbers(options["label_smoothing"], options["z_loss"], options["softcap"], options["shift"])
-    _check_result(options["returns"], options["reduction"], options["num_items"])
-
-
-def _check_numbers(label_smoothing: float, z_loss: float, softcap: float | None, shift: int) -> None:
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing {label_smoothing} is not between 0 and 1")
     if z_loss < 0:
@@ -70,10 +138,12 @@ def _check_numbers(label_smoothing: float, z_loss: float, softcap: float | None,
         raise ValueError(f"shift {shift} is below zero")
 
 
-def _check_result(returns: Collection[str], reduction: str, num_items: int | Tensor | None) -> None:
+def _check_result(returns: Collection[str], reduction: str, num_items: int | Tensor | None) -> tuple[str, ...]:
+    """The names in `returns`, which may be an iterator."""
     if isinstance(returns, str):
         raise ValueError(f"returns is a collection of names: ({returns!r},)")
-    if unknown := sorted(set(returns) - set(EXTRAS)):
+    names = tuple(returns)
+    if unknown := sorted(set(names) - set(EXTRAS)):
         raise ValueError(f"returns: {', '.join(unknown)} is none of {', '.join(EXTRAS)}")
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction {reduction!r} is none of {', '.join(REDUCTIONS)}")
@@ -86,6 +156,7 @@ def _check_result(returns: Collection[str], reduction: str, num_items: int | Ten
             raise ValueError(f"num_items {num_items!r} is neither an int nor a tensor")
         if num_items <= 0:
             raise ValueError(f"num_items {num_items} is not above zero")
+    return names
 
 
 def shifted(values: Tensor, shift: int, fill: int) -> Tensor:
@@ -143,7 +214,7 @@ def results(
     stats: Tensor,
     rows: Rows,
     reduction: str,
-    returns: Collection[str],
+    returns: str,
     kept: Tensor | None,
     num_rows: int,
     late: Tensor | float,
@@ -168,30 +239,28 @@ def results(
         "z_loss": lambda: square_of_rows(stats, rows).sum() * late,
     }
     first = whole(loss, 0) if reduction == "none" else loss.sum() * late
-    return [first, *(extras[name]() if name in returns else stats.new_empty(0) for name in EXTRAS)]
+    return [first, *(extras[name]() if name in returns.split(",") else stats.new_empty(0) for name in EXTRAS)]
 
 
-def empty_results(like: Tensor, num_rows: int, reduction: str, returns: Collection[str]) -> list[Tensor]:
+def empty_results(like: Tensor, num_rows: int, reduction: str, returns: str) -> list[Tensor]:
     """Tensors of the shapes and types of `results`, for tracing."""
     dtype = torch.promote_types(like.dtype, torch.float32)
-    row, scalar = (num_rows,), ()
+    row, scalar, wanted = (num_rows,), (), returns.split(",")
     shapes = {"correct": scalar, "argmax": row, "entropy": row, "logsumexp": row, "z_loss": scalar}
     integer = ("correct", "argmax")
     extras = [
-        like.new_empty(shapes[n] if n in returns else 0, dtype=torch.int64 if n in integer and n in returns else dtype)
+        like.new_empty(shapes[n] if n in wanted else 0, dtype=torch.int64 if n in integer and n in wanted else dtype)
         for n in EXTRAS
     ]
     return [like.new_empty(row if reduction == "none" else scalar, dtype=dtype), *extras]
 
 
-def shaped(found: Sequence[Tensor], shape: torch.Size, reduction: str, returns: Collection[str]) -> CrossEntropy:
-    """The results as a caller sees them."""
+def shaped(found: Sequence[Tensor], shape: torch.Size, a: dict[str, Any]) -> CrossEntropy:
+    """The results of an operator with arguments `a` as a caller sees them."""
     loss, *extras = found
-    named = dict(zip(EXTRAS, extras, strict=True))
-    rows = {name: named[name].view(shape) for name in returns if name in ("argmax", "entropy", "logsumexp")}
-    return CrossEntropy(
-        loss.view(shape) if reduction == "none" else loss, **{name: named[name] for name in returns} | rows
-    )
+    named = {name: value for name, value in zip(EXTRAS, extras, strict=True) if name in a["returns"].split(",")}
+    named |= {name: named[name].view(shape) for name in ("argmax", "entropy", "logsumexp") if name in named}
+    return CrossEntropy(loss.view(shape) if a["reduction"] == "none" else loss, **named)
 
 
 def of_gradients(factor: Tensor | float) -> Tensor | float:
