@@ -1,11 +1,13 @@
 """The fused loss where others have gone wrong: what is ignored, frozen, strided, repeated, or asked for a second time."""
 
+import copy
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
 from cases import FP32, FP64, assert_equal, assert_no_worse, classes, distance, draw, exactly, head, run
-from launcher_kernels import linear_cross_entropy, reference, targets
+from launcher_kernels import SlicedWeight, linear_cross_entropy, reference, targets
 from launcher_kernels.output import EXTRAS
 from test_linear_cross_entropy import METHODS, some
 
@@ -241,3 +243,24 @@ def test_the_number_of_valid_targets_may_be_told():
 def test_what_does_not_fit_is_refused(change, message):
     with pytest.raises(ValueError, match=message):
         linear_cross_entropy(**some(head(6), ("x", "weight")) | {"target": classes(6, 29)} | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"lora_input": torch.ones(5, 8)}, "shapes do not fit: .*lora_input"),
+        ({"lora": (torch.ones(2, 8), torch.ones(29, 2), torch.ones(()))}, "the scale of LoRA gets no gradient"),
+        ({"weight": SlicedWeight((29, 8), torch.float64, lambda start, stop: torch.ones(1, 8))}, r"gave \(1, 8\)"),
+    ],
+    ids=["lora_input", "scale", "slice"],
+)
+def test_what_only_a_head_can_have_wrong(change, message):
+    x, weight = torch.ones(5, 8, dtype=torch.float64), torch.ones(29, 8, dtype=torch.float64)
+    with pytest.raises(ValueError, match=message):
+        linear_cross_entropy(**{"x": x, "weight": weight, "target": classes(5, 29)} | change)
+
+
+def test_a_copy_of_slices_reads_for_itself():
+    first = SlicedWeight((29, 8), torch.float64, lambda start, stop: torch.zeros(stop - start, 8, dtype=torch.float64))
+    other = replace(first, read=lambda start, stop: torch.ones(stop - start, 8, dtype=torch.float64))
+    assert len({first.number, other.number, copy.copy(first).number}) == 3
