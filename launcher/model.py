@@ -16,7 +16,7 @@ import transformers
 
 from launcher import heads, losses, shipped
 from launcher.errors import EnvironmentProblem, RecipeError
-from launcher.plan import ModelFacts
+from launcher.model_facts import ModelFacts
 from launcher.recipe import Recipe
 from launcher.shards import full_shape
 

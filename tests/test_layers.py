@@ -25,6 +25,10 @@ LAYERS = [
     {"tasks", "adapters", "optimizers", "trackers"},
     {
         "plan",
+        "memory",
+        "model_facts",
+        "rhythm",
+        "strategy",
         "zero_config",
         "saved_state",
         "tensor_files",

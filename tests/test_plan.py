@@ -9,7 +9,7 @@ import tiny
 from launcher import plan, recipe
 from launcher.__main__ import main
 from launcher.errors import RecipeError
-from launcher.plan import ModelFacts
+from launcher.model_facts import ModelFacts
 from launcher.world import World
 
 FACTS = ModelFacts("Tiny", 1000, 100, 64, False, "fused", "auto: plain linear head", "here")
