@@ -174,14 +174,18 @@ class Zero:
             setattr(self._sharded.loss_scaler, name, value)
 
     def close(self) -> None:
-        """Make room for an engine without DeepSpeed in this process."""
-        import deepspeed.comm.comm
+        """Make room for another engine in this process: DeepSpeed keeps process groups and precision in globals."""
+        from deepspeed.comm import comm
+        from deepspeed.runtime import torch_autocast
+        from deepspeed.utils import groups
 
         if hasattr(self, "_wrapped"):
             self._wrapped.destroy()
             del self._wrapped, self._sharded
         os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)
-        deepspeed.comm.comm.cdb = None
+        comm.cdb = groups._WORLD_GROUP = groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = groups.mesh_device = None
+        groups._ALL_TO_ALL_GROUP.clear()
+        torch_autocast.TORCH_AUTOCAST_INITIALIZED = False
         gc.collect()
 
     def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
