@@ -174,8 +174,8 @@ class Zero:
             setattr(self._sharded.loss_scaler, name, value)
 
     def close(self) -> None:
-        """Make room for another engine in this process, with DeepSpeed or without."""
-        import deepspeed.comm.comm
+        """Make room for another engine in this process: DeepSpeed keeps process groups and precision in globals."""
+        from deepspeed.comm import comm
         from deepspeed.runtime import torch_autocast
         from deepspeed.utils import groups
 
@@ -183,10 +183,9 @@ class Zero:
             self._wrapped.destroy()
             del self._wrapped, self._sharded
         os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)
-        deepspeed.comm.comm.cdb = None
-        groups._WORLD_GROUP = groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = None  # of a process group that is about to go
-        groups._ALL_TO_ALL_GROUP = {}
-        torch_autocast.TORCH_AUTOCAST_INITIALIZED = False  # or the next engine would reduce in bf16
+        comm.cdb = groups._WORLD_GROUP = groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = groups.mesh_device = None
+        groups._ALL_TO_ALL_GROUP.clear()
+        torch_autocast.TORCH_AUTOCAST_INITIALIZED = False
         gc.collect()
 
     def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
