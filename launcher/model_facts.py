@@ -2,8 +2,38 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from math import prod
+from typing import Protocol
 
-LossWay = Callable[[int, str, str, str], str]  # from tokens a micro-batch, precision, model_dtype and device
+
+class LossChoice(Protocol):
+    """How a fused loss goes through the vocabulary; as text, with why."""
+
+    @property
+    def extra_bytes(self) -> int: ...  # beyond its inputs and the gradients that it returns
+
+
+LossWay = Callable[[int, str, str, str], LossChoice]  # from tokens a micro-batch, precision, model_dtype and device
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One parameter of the model with its adapter.
+
+    `group` and `hidden`: of the optimizer, if it is trained. `linear`: of a linear layer, whose gradients DeepSpeed exchanges
+    in the precision of autocast. `stored_bytes`: where it is quantised.
+    """
+
+    shape: tuple[int, ...]
+    trained: bool
+    group: int = 0
+    hidden: bool = False
+    linear: bool = False
+    stored_bytes: int | None = None
+
+    @property
+    def numel(self) -> int:
+        return prod(self.shape)
 
 
 @dataclass(frozen=True)
@@ -21,3 +51,5 @@ class ModelFacts:
     loss_way: LossWay | None = None
     num_layers: int | None = None
     hidden_size: int | None = None
+    vocabulary: int | None = None
+    weights: tuple[Weight, ...] = ()
