@@ -8,7 +8,20 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"errors", "log", "shipped", "launcher_kernels", ""},
-    {"recipe", "schema", "section", "suggest", "parts", "schedules", "data", "heads", "shards", "losses", "run_folder"},
+    {
+        "recipe",
+        "schema",
+        "section",
+        "suggest",
+        "parts",
+        "schedules",
+        "data",
+        "heads",
+        "shards",
+        "losses",
+        "lora",
+        "run_folder",
+    },
     {"tasks", "adapters", "optimizers", "trackers"},
     {
         "plan",
