@@ -54,7 +54,7 @@ def export(trained: Trained, run_folder: Path, card: str, wanted: Wanted) -> tup
     The model is cast and merged in place. A failed proof leaves `export.rejected/` and raises CheckpointError.
     """
     inputs, logits = _reference(trained, wanted.dtype)
-    model = trained.adapter.merge(trained.model) if wanted.merge else trained.model
+    model = trained.adapter.merge(trained.model) if wanted.merge else _plain(trained)
     staged = run_folder / f".export-{secrets.token_hex(4)}"
     try:
         _write(staged, model, trained.tokenizer, card)
@@ -80,6 +80,11 @@ def _reference(trained: Trained, dtype: str) -> tuple[dict[str, Any], torch.Tens
     inputs = {name: tensor.to(model.device) for name, tensor in rows.items()}
     with torch.no_grad():
         return inputs, model(**inputs).logits.float()
+
+
+def _plain(trained: Trained) -> Any:
+    """Some adapters are trained in another form than the one that is written."""
+    return trained.adapter.plain(trained.model) if hasattr(trained.adapter, "plain") else trained.model
 
 
 def _write(folder: Path, model: Any, tokenizer: Any, card: str) -> None:
