@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import transformers
 
-from launcher import heads, losses, shipped, token_rows
+from launcher import heads, losses, param_groups, shipped, token_rows
 from launcher.errors import EnvironmentProblem, RecipeError
 from launcher.plan import ModelFacts
 from launcher.recipe import Recipe
@@ -131,6 +131,7 @@ def facts(recipe: Recipe, task: ModuleType, adapter: ModuleType, tokenizer: Any 
         loss_reason="loss.implementation" if asked != "auto" else f"auto: {reason}",
         source=source,
         loss_way=partial(_loss_way, head, recipe.method) if fused else None,
+        trained=param_groups.shapes(model),
     )
 
 
