@@ -157,7 +157,8 @@ def _keep_in_fp32(copy: nn.Module, original: nn.Module) -> None:
     copy.float()
 
     def into(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(a.float() if torch.is_tensor(a) and a.is_floating_point() else a for a in args)
+        own = next(module.parameters()).dtype  # an export may change it
+        return tuple(a.to(own) if torch.is_tensor(a) and a.is_floating_point() else a for a in args)
 
     def out_of(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         return output.to(dtype) if torch.is_tensor(output) else output

@@ -2,11 +2,13 @@
 
 import copy
 import math
+import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import tiny
 import torch
 from torch import Tensor
 
@@ -290,6 +292,24 @@ def test_what_is_elementwise_gives_the_same_on_flattened_shards(name: str) -> No
     same = torch.allclose(ours, flat.detach(), rtol=1e-5, atol=1e-6)
     assert same is part.ELEMENTWISE
     assert not torch.allclose(ours, start, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ON_CPU)
+def test_a_run_resumes_bit_for_bit(recipe: Path, name: str, tmp_path: Path) -> None:
+    """Every parameter of the tiny model, through the command line."""
+    words = ["method=full", "adapter=null", f"optimizer.name={name}", "optimizer.learning_rate=1e-3"]
+    words += ["optimizer.momentum=0.9"] if name == "sgd" else []
+    words += ["checkpoint.save_steps=3", "evaluation.metrics=[loss]"]
+    whole = tmp_path / "whole"
+    assert tiny.train(recipe, *words, f"output_dir={whole}") == 0
+    losses = tiny.losses(whole)
+    assert losses[6] != losses[1]
+    cut = shutil.copytree(whole, tmp_path / "cut")
+    (cut / "metrics.jsonl").unlink()
+    assert tiny.train(recipe, *words, "--resume", str(cut / "checkpoints" / "step-00000003")) == 0
+    assert tiny.losses(cut) == {step: losses[step] for step in (4, 5, 6)}
+    name = "export/model.safetensors"
+    assert (cut / name).read_bytes() == (whole / name).read_bytes()
 
 
 def test_every_optimizer_declares_its_facts() -> None:
