@@ -27,11 +27,14 @@ class TokenRows:
 
 def fit(model: Any, recipe: Any, tokenizer: Any) -> None:
     """A row for every token of the tokenizer. `of(model)` then tells an adapter which rows it must train."""
-    known = model.get_input_embeddings().weight.shape[0]
+    embedding, _ = _matrices(model)
+    if embedding is None or tokenizer is None:
+        return
+    known = len(embedding.weight)
     new = range(known, len(tokenizer))
     if new:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-        for tensor in _tensors(model.get_input_embeddings(), model.get_output_embeddings()):
+        for tensor in _tensors(*_matrices(model)):
             tensor.data[known:] = _mean(tensor[:known]) if recipe.method == "full" else 0
     wanted = {*recipe.tokenizer.add_tokens, *getattr(recipe.adapter, "trainable_tokens", ())}
     trained = {*new, *(_number(tokenizer, token) for token in wanted)}
@@ -44,13 +47,14 @@ def fit(model: Any, recipe: Any, tokenizer: Any) -> None:
 
 
 def of(model: Any) -> TokenRows:
-    """What `fit` found out; a model that it has not seen keeps its rows."""
-    return getattr(model, "token_rows", None) or TokenRows(model.get_input_embeddings().weight.shape[0])
+    """What `fit` found out; a model that it has not seen keeps its rows, if it has any."""
+    embedding, _ = _matrices(model)
+    return getattr(model, "token_rows", None) or TokenRows(0 if embedding is None else len(embedding.weight))
 
 
 def peft_options(model: Any, modules_to_save: tuple[str, ...]) -> dict[str, Any]:
     """The part of PEFT's configuration that is about the vocabulary: every row that must be trained is, in every matrix."""
-    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    embedding, head = _matrices(model)
     modules = dict(model.named_modules())
     saved = [n for n in modules if any(n == ending or n.endswith(f".{ending}") for ending in modules_to_save)]
     matrices = [name for name, module in modules.items() if module is embedding or module is head]
@@ -74,8 +78,7 @@ def begin(wrapped: Any, rows: TokenRows, tied: bool) -> None:
 
     for module in _copies(wrapped):
         _keep_in_fp32(module.modules_to_save[ADAPTER], module.original_module)
-    base = wrapped.get_base_model()
-    embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
+    embedding, head = _matrices(wrapped.get_base_model())
     if tied and isinstance(embedding, ModulesToSaveWrapper):
         head.modules_to_save[ADAPTER].weight = embedding.modules_to_save[ADAPTER].weight
     for wrapper in (m for m in (embedding, head) if isinstance(m, TrainableTokensWrapper)):
@@ -106,7 +109,7 @@ def untie_where_lora_stands(wrapped: Any) -> None:
     from peft.tuners.lora import LoraLayer
 
     base = wrapped.get_base_model()
-    embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
+    embedding, head = _matrices(base)
     if not (isinstance(embedding, LoraLayer) or isinstance(head, LoraLayer)):
         return
     below = [module.get_base_layer() if isinstance(module, LoraLayer) else module for module in (embedding, head)]
@@ -117,11 +120,23 @@ def untie_where_lora_stands(wrapped: Any) -> None:
 
 def tied(model: Any) -> bool:
     """Whether embedding and head are one matrix."""
-    return _tied(model.get_input_embeddings(), model.get_output_embeddings())
+    return _tied(*_matrices(model))
 
 
 def _tied(embedding: Any, head: Any) -> bool:
-    return head is not None and head.weight is embedding.weight
+    return embedding is not None and head is not None and head.weight is embedding.weight
+
+
+def _matrices(model: Any) -> tuple[Any, Any]:
+    """Embedding and head; None for what a model has not, as one of images."""
+    found = []
+    for look in ("get_input_embeddings", "get_output_embeddings"):
+        try:
+            module = getattr(model, look)()
+        except (AttributeError, NotImplementedError):
+            module = None
+        found.append(module if torch.is_tensor(getattr(module, "weight", None)) and module.weight.ndim == 2 else None)
+    return found[0], found[1]
 
 
 def _copies(wrapped: Any) -> list[Any]:
@@ -151,7 +166,7 @@ def _number(tokenizer: Any, token: str) -> int:
 
 def _keep_in_fp32(copy: nn.Module, original: nn.Module) -> None:
     """Steps smaller than the spacing of bf16 would be lost. What goes in and comes out keeps the types it would have had."""
-    dtype = next(original.parameters()).dtype
+    dtype = next((parameter.dtype for parameter in original.parameters()), torch.float32)
     if dtype == torch.float32:
         return
     copy.float()

@@ -128,6 +128,8 @@ def test_what_does_not_fit_the_model_is_refused(options: dict, said: str) -> Non
         {"init_lora_weights": "pissa_niter_"},
         {"rank_pattern": {"q_proj": 0}},
         {"loraplus_lr_ratio": 0.5},
+        {"target_modules": "(q_proj"},
+        {"alpha_pattern": {"*.q_proj": 1.0}},
     ],
 )
 def test_what_does_not_fit_together_is_refused(options: dict) -> None:

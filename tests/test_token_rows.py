@@ -148,6 +148,16 @@ def test_a_head_with_a_bias_has_no_rows_of_its_own() -> None:
     assert adapt(grown("phi"), modules_to_save=("embed_tokens", "lm_head")) is not None
 
 
+@pytest.mark.parametrize("kind", ["ViT", "Bert"])
+def test_models_without_a_vocabulary_or_without_its_head_have_no_rows_to_train(kind: str) -> None:
+    import transformers
+
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    made = getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(**shape))
+    assert token_rows.of(made).trained == () and not token_rows.tied(made)
+    assert token_rows.peft_options(made, ()) == {"modules_to_save": None, "trainable_token_indices": None}
+
+
 def test_lora_and_rows_on_one_matrix_are_refused() -> None:
     with pytest.raises(RecipeError, match="LoRA on a matrix whose single rows.*adapter.target_modules"):
         adapt(grown(), target_modules=("q_proj", "lm_head"))
