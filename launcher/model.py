@@ -112,8 +112,7 @@ def facts(recipe: Recipe, task: ModuleType, adapter: ModuleType, tokenizer: Any 
         model = getattr(transformers, task.AUTO_CLASS).from_config(
             config, trust_remote_code=recipe.model.trust_remote_code
         )
-        if tokenizer is not None:
-            token_rows.fit(model, recipe, tokenizer)
+        token_rows.fit(model, recipe, tokenizer)
         model = adapter.apply(model, recipe.adapter)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     head, reason = heads.resolve(base)
@@ -131,6 +130,8 @@ def facts(recipe: Recipe, task: ModuleType, adapter: ModuleType, tokenizer: Any 
         loss_reason="loss.implementation" if asked != "auto" else f"auto: {reason}",
         source=source,
         loss_way=partial(_loss_way, head, recipe.method) if fused else None,
+        num_layers=getattr(config.get_text_config(), "num_hidden_layers", None),
+        hidden_size=getattr(config.get_text_config(), "hidden_size", None),
         trained=param_groups.shapes(model),
     )
 

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from launcher.errors import RecipeError
+from launcher.shards import full_shape, rewritten
 
 ADAPTER = "default"  # PEFT's name for the only adapter
 
@@ -30,12 +31,14 @@ def fit(model: Any, recipe: Any, tokenizer: Any) -> None:
     embedding, _ = _matrices(model)
     if embedding is None or tokenizer is None:
         return
-    known = len(embedding.weight)
+    known = full_shape(embedding.weight)[0]
     new = range(known, len(tokenizer))
     if new:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-        for tensor in _tensors(*_matrices(model)):
-            tensor.data[known:] = _mean(tensor[:known]) if recipe.method == "full" else 0
+        tensors = list(_tensors(*_matrices(model)))
+        with rewritten(tensors):
+            for tensor in tensors:
+                tensor.data[known:] = _mean(tensor[:known]) if recipe.method == "full" else 0
     wanted = {*recipe.tokenizer.add_tokens, *getattr(recipe.adapter, "trainable_tokens", ())}
     trained = {*new, *(_number(tokenizer, token) for token in wanted)}
     if trained and recipe.method != "full" and "trainable_tokens" not in type(recipe.adapter).model_fields:
@@ -43,13 +46,15 @@ def fit(model: Any, recipe: Any, tokenizer: Any) -> None:
             f"{len(trained)} tokens of the vocabulary must be learned, and method {recipe.method} trains none of its rows",
             fix="use method lora, or leave out tokenizer.add_tokens",
         )
+    if trained and recipe.method != "full" and hasattr(embedding.weight, "ds_id"):
+        raise RecipeError("PEFT reads single rows of a matrix past ZeRO-3's sharding of it", fix="use zero2")
     model.token_rows = TokenRows(known, tuple(sorted(trained)))
 
 
 def of(model: Any) -> TokenRows:
     """What `fit` found out; a model that it has not seen keeps its rows, if it has any."""
     embedding, _ = _matrices(model)
-    return getattr(model, "token_rows", None) or TokenRows(0 if embedding is None else len(embedding.weight))
+    return getattr(model, "token_rows", None) or TokenRows(0 if embedding is None else full_shape(embedding.weight)[0])
 
 
 def peft_options(model: Any, modules_to_save: tuple[str, ...]) -> dict[str, Any]:
@@ -83,10 +88,10 @@ def begin(wrapped: Any, rows: TokenRows, tied: bool) -> None:
         head.modules_to_save[ADAPTER].weight = embedding.modules_to_save[ADAPTER].weight
     for wrapper in (m for m in (embedding, head) if isinstance(m, TrainableTokensWrapper)):
         _refuse_another_formula(wrapper)
-    for module in (embedding, head):
+    new = [position for position, number in enumerate(rows.trained) if number >= rows.known]
+    for module in (embedding, head) if new else ():
         if isinstance(module, TrainableTokensWrapper):
             delta = module.token_adapter.trainable_tokens_delta[ADAPTER]
-            new = [position for position, number in enumerate(rows.trained) if number >= rows.known]
             delta.data[new] = _mean(module.original_module.weight[: rows.known]).to(delta)
         elif isinstance(module, ModulesToSaveWrapper):
             for tensor in _tensors(module.modules_to_save[ADAPTER]):
@@ -135,7 +140,9 @@ def _matrices(model: Any) -> tuple[Any, Any]:
             module = getattr(model, look)()
         except (AttributeError, NotImplementedError):
             module = None
-        found.append(module if torch.is_tensor(getattr(module, "weight", None)) and module.weight.ndim == 2 else None)
+        found.append(
+            module if torch.is_tensor(getattr(module, "weight", None)) and len(full_shape(module.weight)) == 2 else None
+        )
     return found[0], found[1]
 
 
