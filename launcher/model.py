@@ -14,11 +14,10 @@ from typing import Any
 import torch
 import transformers
 
-from launcher import heads, losses, shipped
+from launcher import heads, losses, param_groups, shipped, token_rows
 from launcher.errors import EnvironmentProblem, RecipeError
-from launcher.model_facts import ModelFacts
+from launcher.model_facts import LossChoice, ModelFacts, Weight
 from launcher.recipe import Recipe
-from launcher.shards import full_shape
 
 transformers.utils.logging.disable_progress_bar()
 # bitsandbytes, which PEFT imports where it is installed, asks for an optional CPU kernel of the hub at every start.
@@ -26,6 +25,12 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 # PEFT still asks transformers for names that it is about to rename; a user can do nothing about that.
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
+LINEAR = (
+    torch.nn.Linear,
+    torch.nn.Conv1d,
+    torch.nn.Conv2d,
+    torch.nn.Conv3d,
+)  # whose gradients DeepSpeed's autocast exchanges
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -94,7 +99,7 @@ def load(recipe: Recipe, task: ModuleType, dtype: str, tokenizer: Any, gradient_
         )
     else:
         model = _pretrained(auto_class, section, dtype, attention)
-    _fit_vocabulary(model, recipe, tokenizer)
+    token_rows.fit(model, recipe, tokenizer)
     if gradient_checkpointing:
         model.config.use_cache = False
         enable = getattr(
@@ -106,13 +111,14 @@ def load(recipe: Recipe, task: ModuleType, dtype: str, tokenizer: Any, gradient_
     return model.train()
 
 
-def facts(recipe: Recipe, task: ModuleType, adapter: ModuleType) -> ModelFacts:
-    """Count parameters and resolve the head on a model without storage."""
+def facts(recipe: Recipe, task: ModuleType, adapter: ModuleType, tokenizer: Any = None) -> ModelFacts:
+    """Count parameters and resolve the head on a model without storage; without a tokenizer its vocabulary stays as it is."""
     config, source = load_config(recipe)
     with torch.device("meta"):
         model = getattr(transformers, task.AUTO_CLASS).from_config(
             config, trust_remote_code=recipe.model.trust_remote_code
         )
+        token_rows.fit(model, recipe, tokenizer)
         model = adapter.apply(model, recipe.adapter)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     head, reason = heads.resolve(base)
@@ -132,10 +138,31 @@ def facts(recipe: Recipe, task: ModuleType, adapter: ModuleType) -> ModelFacts:
         loss_way=partial(_loss_way, head, recipe.method) if fused else None,
         num_layers=getattr(config.get_text_config(), "num_hidden_layers", None),
         hidden_size=getattr(config.get_text_config(), "hidden_size", None),
+        vocabulary=getattr(config.get_text_config(), "vocab_size", None),
+        weights=_weights(model, recipe),
     )
 
 
-def _loss_way(head: heads.Head, method: str, num_rows: int, precision: str, model_dtype: str, device: str) -> str:
+def _weights(model: Any, recipe: Recipe) -> tuple[Weight, ...]:
+    """Each parameter once, in the model's order, with what its bytes follow from."""
+    groups = param_groups.of(torch.nn.ModuleDict({"model": model}), recipe)
+    group_of = {id(p): number for number, group in enumerate(groups) for p in group["params"]}
+    linear = {id(p) for module in model.modules() if type(module) in LINEAR for p in module.parameters(recurse=False)}
+    return tuple(
+        Weight(
+            shape=tuple(p.shape),
+            trained=p.requires_grad,
+            group=group_of.get(id(p), 0),
+            hidden=p.requires_grad and groups[group_of[id(p)]]["hidden"],
+            linear=id(p) in linear,
+        )
+        for p in model.parameters()
+    )
+
+
+def _loss_way(
+    head: heads.Head, method: str, num_rows: int, precision: str, model_dtype: str, device: str
+) -> LossChoice:
     """How the fused loss goes about it. What an adapter trains is fp32, and so is a head without autocast beside it."""
     kept = torch.float32 if head.weight.requires_grad and method != "full" else DTYPES[model_dtype]
     computed = DTYPES[precision] if precision in ("bf16", "fp16") else kept
@@ -215,18 +242,6 @@ def _config_from(init: Any) -> Any:
         return transformers.AutoConfig.for_model(model_type, **values)
     except (ValueError, TypeError) as error:
         raise RecipeError(f"model.init is no valid {model_type} configuration: {_first_line(error)}") from error
-
-
-def _fit_vocabulary(model: Any, recipe: Recipe, tokenizer: Any) -> None:
-    rows = full_shape(model.get_input_embeddings().weight)[0]
-    if len(tokenizer) <= rows:
-        return
-    if recipe.method != "full" and not recipe.adapter.modules_to_save:
-        raise RecipeError(
-            f"the tokenizer has {len(tokenizer)} tokens, the model {rows} embedding rows, and method {recipe.method} trains none",
-            fix="list the embedding and the head under adapter.modules_to_save",
-        )
-    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
 
 
 def _text_of(template: str) -> str:

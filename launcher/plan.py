@@ -66,6 +66,14 @@ class Plan:
     weight_bytes_per_rank: int | None
     gradient_bytes_per_rank: int | None
     optimizer_bytes_per_rank: int | None
+    communication_bytes_per_rank: int | None
+    transient_bytes_per_rank: int | None
+    activation_bytes_per_rank: int | None
+    loss_bytes_per_rank: int | None
+    overhead_bytes_per_rank: int | None
+    total_bytes_per_rank: int | None
+    host_bytes_per_node: int | None
+    device_memory_bytes: int | None
     same_result: str
     origins: Mapping[str, str] = field(default_factory=dict, repr=False)
 
@@ -93,13 +101,12 @@ def make(recipe: Recipe, world: World, facts: ModelFacts | None, order: OrderOf 
     _refuse_too_long(recipe, facts)
     _identity(notes, recipe)
     _world(notes, recipe, world)
-    strategy.derive(notes, recipe, world)
     batch_size.derive(notes, recipe, world)
     _precision(notes, recipe, world)
+    strategy.derive(notes, recipe, world, facts)
     _refuse_without_hardware(notes, recipe)
-    strategy.configure(notes, recipe, facts)
     rhythm.derive(notes, recipe, order, data_note)
-    memory.derive(notes, facts)
+    memory.derive(notes, recipe, facts, world.memory_bytes)
     _sameness(notes, facts)
     return Plan(**notes.values, origins=notes.origins)
 

@@ -10,7 +10,9 @@ from typing import Any
 
 from launcher.model_facts import Weight
 
-StateBytes = Callable[[tuple[int, ...], int, bool], int]  # from shape, bytes of an element, and whether it is a hidden matrix
+StateBytes = Callable[
+    [tuple[int, ...], int, bool], int
+]  # from shape, bytes of an element, and whether it is a hidden matrix
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,12 @@ DEFAULTS = {
 }
 # What the arithmetic below follows, and what leaves it as it is; with other keys of a user the plan is less than exact.
 FOLLOWED = {*DEFAULTS, "stage", "offload_optimizer", "offload_param", "allgather_bucket_size"}
-HARMLESS = {"zero_quantized_weights", "zero_quantized_gradients", "log_trace_cache_warnings", "ignore_unused_parameters"}
+HARMLESS = {
+    "zero_quantized_weights",
+    "zero_quantized_gradients",
+    "log_trace_cache_warnings",
+    "ignore_unused_parameters",
+}
 
 
 @dataclass(frozen=True)
@@ -241,7 +246,9 @@ def _gathered(setting: Setting, choices: Choices) -> int:
     prefetched, kept = choices.sizes["stage3_prefetch_bucket_size"], choices.sizes["stage3_max_reuse_distance"] // 2
     most = prefetched + kept + max(numel for numel, _ in whole)
     numel, number_of_bytes = sum(n for n, _ in whole), sum(b for _, b in whole)
-    return number_of_bytes * min(most + prefetched, numel) // numel  # what is prefetched comes as one tensor, and is copied
+    return (
+        number_of_bytes * min(most + prefetched, numel) // numel
+    )  # what is prefetched comes as one tensor, and is copied
 
 
 def _second_copy(setting: Setting, choices: Choices) -> int:
