@@ -1,10 +1,12 @@
 """What a rank really holds: a run of two steps in this process, and every tensor that Python can see, sorted by kind."""
 
 import gc
+import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 PARTS = ("weights", "gradients", "optimizer", "communication")
+SAMPLES = 3
 
 
 def take(recipe_file: str, words: list[str]) -> dict[str, Any]:
@@ -28,7 +30,8 @@ def take(recipe_file: str, words: list[str]) -> dict[str, Any]:
         plan.optimizer_bytes_per_rank,
         plan.communication_bytes_per_rank,
     )
-    return {"planned": dict(zip(PARTS, planned, strict=True)), "found": found}
+    on_host = plan.host_bytes_per_node // plan.processes_per_node
+    return {"planned": dict(zip(PARTS, planned, strict=True)), "found": found, "on host": on_host}
 
 
 def _stock(ready: Any) -> dict[str, int]:
@@ -37,8 +40,7 @@ def _stock(ready: Any) -> dict[str, int]:
     Gradients are all that is neither a weight nor of the optimizer nor a buffer, so that nothing can be forgotten: the most after
     any backward pass, or after the step.
     """
-    buckets = _watch_buckets(ready)
-    gradients = []
+    buckets, gradients = _watch_buckets(ready), _watch_reduction(ready)
     for step in range(2):
         for _ in _backward_passes(ready, step):
             gradients += [_kinds(ready)["gradients"]] if step == 1 else []
@@ -77,11 +79,19 @@ def _kinds(ready: Any) -> dict[str, int]:
         ),
         "communication": _storages(_buckets(zero)),
     }
-    beside = _storages([*(value for value in kept if torch.is_tensor(value)), getattr(zero, "inf_or_nan_tracker", None)])
+    beside = _storages(
+        [*(value for value in kept if torch.is_tensor(value)), getattr(zero, "inf_or_nan_tracker", None)]
+    )
     known = beside.keys() | {pointer for storages in named.values() for pointer in storages}
-    others = _storages(tensor for tensor in _alive() if tensor.dim() > 0 and tensor.is_floating_point())
     sums = {kind: sum(storages.values()) for kind, storages in named.items()}
-    return sums | {"gradients": sum(size for pointer, size in others.items() if pointer not in known)}
+    return sums | {"gradients": min(_others(known) for _ in range(SAMPLES))}
+
+
+def _others(known: set[int]) -> int:
+    """Bytes of all other storages of numbers. A thread of gloo may hold one for a moment longer than its exchange takes."""
+    time.sleep(0.02)
+    found = _storages(tensor for tensor in _alive() if tensor.dim() > 0 and tensor.is_floating_point())
+    return sum(size for pointer, size in found.items() if pointer not in known)
 
 
 def _watch_buckets(ready: Any) -> list[int]:
@@ -98,6 +108,20 @@ def _watch_buckets(ready: Any) -> list[int]:
             release()
 
         zero._release_ipg_buffers = count_and_release
+    return sizes
+
+
+def _watch_reduction(ready: Any) -> list[int]:
+    """Bytes of gradients when the last backward pass has ended and DeepSpeed's zero1 begins to reduce them."""
+    zero, sizes = _sharded(ready), []
+    if type(zero).__name__ == "DeepSpeedZeroOptimizer" and not zero.partition_gradients:
+        reduce = zero.reduce_gradients
+
+        def count_and_reduce(*arguments: Any, **options: Any) -> None:
+            sizes.append(_kinds(ready)["gradients"])
+            reduce(*arguments, **options)
+
+        zero.reduce_gradients = count_and_reduce
     return sizes
 
 

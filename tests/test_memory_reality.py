@@ -54,3 +54,47 @@ def test_two_ranks_hold_what_is_planned(stock: Census, method: str, strategy: st
 def check(ranks: list[dict]) -> None:
     for part in census.PARTS:
         assert max(rank["found"][part] for rank in ranks) == ranks[0]["planned"][part], part
+
+
+@pytest.mark.parametrize("strategy", ["none", "zero1", "zero2", "zero3"])
+@pytest.mark.parametrize("method", ["lora", "full bf16"])
+def test_a_single_process_holds_what_is_planned(stock: Census, method: str, strategy: str) -> None:
+    check(stock.of(1, *METHODS[method], f"distributed.strategy={strategy}"))
+
+
+ONE_MICRO_BATCH = ["training.global_batch_size=2"]
+
+
+@pytest.mark.parametrize(
+    ("method", "strategy", "more"),
+    [
+        ("full", "ddp", ONE_MICRO_BATCH),
+        ("full", "zero1", ONE_MICRO_BATCH),
+        ("lora", "zero2", ["optimizer.name=sgd", "optimizer.weight_decay=0.0"]),
+        ("full", "zero3", ["optimizer.name=sgd", "optimizer.momentum=0.9"]),
+        ("full", "zero3", ["distributed.deepspeed_config={zero_optimization: {sub_group_size: 3000}}"]),
+        ("full", "ddp", ["optimizer.name=adafactor"]),
+    ],
+)
+def test_batch_optimizer_and_configuration_count(stock: Census, method: str, strategy: str, more: list[str]) -> None:
+    check(stock.of(2, *METHODS[method], f"distributed.strategy={strategy}", *more))
+
+
+@pytest.mark.parametrize(
+    ("method", "strategy", "more"),
+    [
+        ("full", "zero1", []),
+        ("full", "zero2", []),
+        ("full", "zero2", ONE_MICRO_BATCH),
+        ("full bf16", "zero1", []),
+        ("full bf16", "zero2", []),
+        ("full", "zero3", []),
+        ("full bf16", "zero3", ["distributed.offload_param=cpu"]),
+    ],
+)
+def test_what_is_offloaded_is_counted_for_the_node(stock: Census, method: str, strategy: str, more: list[str]) -> None:
+    """Without a GPU both memories are one, so the sums are compared."""
+    words = [f"distributed.strategy={strategy}", "distributed.offload_optimizer=cpu", *more]
+    ranks = stock.of(2, *METHODS[method], *words)
+    planned = sum(ranks[0]["planned"].values()) + ranks[0]["on host"]
+    assert max(sum(rank["found"].values()) for rank in ranks) == planned

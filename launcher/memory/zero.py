@@ -164,7 +164,8 @@ def _flat_offloaded(made: Share, setting: Setting, choices: Choices, flats: Sequ
     item, part = setting.trained_item, sum(flat.part for flat in flats)
     apart = choices.half == "bf16"
     buffer = item * max(weight.numel for weight in setting.trained)
-    accumulated = item * _most_touched(flats, with_padding=False) if setting.accumulates and not apart else 0
+    adds_up_there = setting.accumulates and choices.stage == 2 and not apart
+    accumulated = item * _most_touched(flats, with_padding=False) if adds_up_there else 0
     kept = made.gradients if choices.stage == 1 or apart else 0
     return Share(
         weights=made.weights,
