@@ -56,7 +56,7 @@ def export(trained: Trained, run_folder: Path, card: str, wanted: Wanted) -> tup
     if wanted.dtype != "auto":
         trained.model.to(DTYPES[wanted.dtype])
     inputs, logits = reference(trained.model, trained.held_out)
-    model = trained.adapter.merge(trained.model) if wanted.merge else trained.model
+    model = trained.adapter.merge(trained.model) if wanted.merge else _plain(trained)
     staged = run_folder / f".export-{secrets.token_hex(4)}"
     try:
         _write(staged, model, trained.tokenizer, card)
@@ -80,6 +80,11 @@ def reference(model: Any, held_out: dict[str, Any]) -> tuple[dict[str, Any], tor
     inputs = {name: tensor.to(model.device) for name, tensor in rows.items()}
     with torch.no_grad():
         return inputs, model(**inputs).logits.float()
+
+
+def _plain(trained: Trained) -> Any:
+    """Some adapters are trained in another form than the one that is written."""
+    return trained.adapter.plain(trained.model) if hasattr(trained.adapter, "plain") else trained.model
 
 
 def _write(folder: Path, model: Any, tokenizer: Any, card: str) -> None:

@@ -14,11 +14,10 @@ from typing import Any
 import torch
 import transformers
 
-from launcher import heads, losses, shipped
+from launcher import heads, losses, param_groups, shipped, token_rows
 from launcher.errors import EnvironmentProblem, RecipeError
 from launcher.plan import ModelFacts
 from launcher.recipe import Recipe
-from launcher.shards import full_shape
 
 transformers.utils.logging.disable_progress_bar()
 # bitsandbytes, which PEFT imports where it is installed, asks for an optional CPU kernel of the hub at every start.
@@ -94,7 +93,7 @@ def load(recipe: Recipe, task: ModuleType, dtype: str, tokenizer: Any, gradient_
         )
     else:
         model = _pretrained(auto_class, section, dtype, attention)
-    _fit_vocabulary(model, recipe, tokenizer)
+    token_rows.fit(model, recipe, tokenizer)
     if gradient_checkpointing:
         model.config.use_cache = False
         enable = getattr(
@@ -106,13 +105,14 @@ def load(recipe: Recipe, task: ModuleType, dtype: str, tokenizer: Any, gradient_
     return model.train()
 
 
-def facts(recipe: Recipe, task: ModuleType, adapter: ModuleType) -> ModelFacts:
-    """Count parameters and resolve the head on a model without storage."""
+def facts(recipe: Recipe, task: ModuleType, adapter: ModuleType, tokenizer: Any = None) -> ModelFacts:
+    """Count parameters and resolve the head on a model without storage; without a tokenizer its vocabulary stays as it is."""
     config, source = load_config(recipe)
     with torch.device("meta"):
         model = getattr(transformers, task.AUTO_CLASS).from_config(
             config, trust_remote_code=recipe.model.trust_remote_code
         )
+        token_rows.fit(model, recipe, tokenizer)
         model = adapter.apply(model, recipe.adapter)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     head, reason = heads.resolve(base)
@@ -132,6 +132,7 @@ def facts(recipe: Recipe, task: ModuleType, adapter: ModuleType) -> ModelFacts:
         loss_way=partial(_loss_way, head, recipe.method) if fused else None,
         num_layers=getattr(config.get_text_config(), "num_hidden_layers", None),
         hidden_size=getattr(config.get_text_config(), "hidden_size", None),
+        trained=param_groups.shapes(model),
     )
 
 
@@ -215,18 +216,6 @@ def _config_from(init: Any) -> Any:
         return transformers.AutoConfig.for_model(model_type, **values)
     except (ValueError, TypeError) as error:
         raise RecipeError(f"model.init is no valid {model_type} configuration: {_first_line(error)}") from error
-
-
-def _fit_vocabulary(model: Any, recipe: Recipe, tokenizer: Any) -> None:
-    rows = full_shape(model.get_input_embeddings().weight)[0]
-    if len(tokenizer) <= rows:
-        return
-    if recipe.method != "full" and not recipe.adapter.modules_to_save:
-        raise RecipeError(
-            f"the tokenizer has {len(tokenizer)} tokens, the model {rows} embedding rows, and method {recipe.method} trains none",
-            fix="list the embedding and the head under adapter.modules_to_save",
-        )
-    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
 
 
 def _text_of(template: str) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from launcher import batch_size, zero_config
+from launcher import batch_size, parts, zero_config
 from launcher.data.order import Order
 from launcher.errors import RecipeError
 from launcher.notes import Notes
@@ -33,6 +33,9 @@ class ModelFacts:
     loss_way: LossWay | None = None
     num_layers: int | None = None
     hidden_size: int | None = None
+    trained: tuple[
+        tuple[tuple[int, ...], bool], ...
+    ] = ()  # of each trained tensor: shape, whether it is a hidden matrix
 
 
 @dataclass(frozen=True)
@@ -287,7 +290,7 @@ def _share(notes: Notes, name: str, key: str, value: float | None, total: int | 
 
 
 def _memory(notes: Notes, facts: ModelFacts | None) -> None:
-    """Bytes a rank holds whatever the batch: weights, gradients and AdamW's or momentum's state (fp32, unsharded)."""
+    """Bytes a rank holds whatever the batch: weights, gradients and the optimizer's state (unsharded)."""
     if facts is None:
         for name in ("parameters", "trainable_parameters", "weight_bytes_per_rank", "gradient_bytes_per_rank"):
             notes.put(name, None, "unknown: the model's configuration cannot be read")
@@ -304,10 +307,10 @@ def _memory(notes: Notes, facts: ModelFacts | None) -> None:
     frozen = facts.parameters - facts.trainable
     notes.put("weight_bytes_per_rank", frozen * size + facts.trainable * trained, "computed: parameters x their bytes")
     notes.put("gradient_bytes_per_rank", facts.trainable * trained, "computed: trainable x their bytes")
-    states = _optimizer_states(notes.recipe)
-    notes.put(
-        "optimizer_bytes_per_rank", facts.trainable * trained * states, f"computed: {states} states a trained parameter"
-    )
+    options = notes.recipe.optimizer
+    part = parts.load("optimizers", options.name)
+    state = sum(part.state_bytes(options, shape, trained, hidden) for shape, hidden in facts.trained)
+    notes.put("optimizer_bytes_per_rank", state, f"computed: what {options.name} keeps of each trained tensor")
 
 
 def _loss_reason(notes: Notes, facts: ModelFacts) -> str:
@@ -317,12 +320,6 @@ def _loss_reason(notes: Notes, facts: ModelFacts) -> str:
     rows = notes["per_device_train_batch_size"] * notes["max_length"]
     way = facts.loss_way(rows, notes["precision"], notes["model_dtype"], notes["device"])
     return f"{facts.loss_reason}; {way}"
-
-
-def _optimizer_states(recipe: Recipe) -> int:
-    if recipe.optimizer.name == "sgd":
-        return int(recipe.optimizer.momentum > 0)
-    return 2
 
 
 def _sameness(notes: Notes, facts: ModelFacts | None) -> None:

@@ -62,7 +62,7 @@ def load(export: Path, expected: dict) -> tuple[torch.nn.Module, list[str]]:
             base, dtype=dtype, trust_remote_code=expected["trust_remote_code"]
         )
         if len(expected["tensors"]) and expected["vocabulary"] > model.get_input_embeddings().weight.shape[0]:
-            model.resize_token_embeddings(expected["vocabulary"], mean_resizing=False)
+            grow(model, expected["vocabulary"])
         model = peft.PeftModel.from_pretrained(model, export)
     else:
         model, report = getattr(transformers, expected["auto_class"]).from_pretrained(
@@ -71,6 +71,16 @@ def load(export: Path, expected: dict) -> tuple[torch.nn.Module, list[str]]:
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             problems += [f"{kind.replace('_keys', '')}: {key}" for key in report[kind]]
     return model.to(expected["device"]).eval(), problems
+
+
+def grow(model: torch.nn.Module, vocabulary: int) -> None:
+    """New rows are the adapter's business; in the base they are zero, as where it was trained."""
+    known = model.get_input_embeddings().weight.shape[0]
+    model.resize_token_embeddings(vocabulary, mean_resizing=False)
+    for module in (model.get_input_embeddings(), model.get_output_embeddings()):
+        for tensor in (getattr(module, "weight", None), getattr(module, "bias", None)):
+            if tensor is not None:
+                tensor.data[known:] = 0
 
 
 def tensor_problems(model: torch.nn.Module, expected: dict[str, list]) -> list[str]:

@@ -142,7 +142,7 @@ BROKEN = [
         "option of another optimizer",
         GOOD + "optimizer: {momentum: 0.9}\n",
         "5:13",
-        "optimizer.momentum is not an option of adamw; it is one of sgd (optimizer.name)",
+        "optimizer.momentum is not an option of adamw; it is one of muon, sgd (optimizer.name)",
     ),
     Case(
         "adapter key under full",

@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs
 from torch import Tensor, nn
 
-from launcher.engine.replicated import OptimizerState
+from launcher.engine.replicated import OptimizerState, as_state, as_tensor
 from launcher.errors import EnvironmentProblem
 from launcher.plan import Plan
 from launcher.shards import full_shape
@@ -202,7 +202,7 @@ class Zero:
         short: dict[str, Tensor] = {}
         for part in self._flat_parts():
             for key, value in self.optimizer.state.get(part, {}).items():
-                value = torch.as_tensor(value)
+                value = as_tensor(value)
                 if value.numel() == 1 and part.numel() > 1:
                     short[key] = value
                 elif value.shape == part.shape:
@@ -217,7 +217,7 @@ class Zero:
             for key, value in example.items():
                 if key != MASTER:
                     is_long = value.shape == shape
-                    made = torch.zeros_like(part, dtype=value.dtype) if is_long else value.clone()
+                    made = torch.zeros_like(part, dtype=value.dtype) if is_long else as_state(value.clone())
                     self.optimizer.state[part][key] = made
         self._link_states()
 
