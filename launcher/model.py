@@ -4,7 +4,7 @@ import inspect
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -14,9 +14,9 @@ from typing import Any
 import torch
 import transformers
 
-from launcher import heads, losses, shipped
+from launcher import heads, losses, quantize, shipped
 from launcher.errors import EnvironmentProblem, RecipeError
-from launcher.plan import ModelFacts
+from launcher.plan import BYTES, ModelFacts, Quantized
 from launcher.recipe import Recipe
 
 transformers.utils.logging.disable_progress_bar()
@@ -79,8 +79,19 @@ def load_config(recipe: Recipe) -> tuple[Any, str]:
         ) from error
 
 
-def load(recipe: Recipe, task: ModuleType, dtype: str, tokenizer: Any, gradient_checkpointing: bool) -> Any:
-    """The base model on the CPU, in train mode, with an embedding row for every token of the tokenizer."""
+def load(
+    recipe: Recipe,
+    task: ModuleType,
+    dtype: str,
+    tokenizer: Any,
+    gradient_checkpointing: bool,
+    device: str = "cpu",
+    compute_dtype: str | None = None,
+) -> Any:
+    """The base model in train mode, with an embedding row for every token of the tokenizer.
+
+    On the CPU; under method qlora on `device`, where its layers are quantised while they are read, to compute in `compute_dtype`.
+    """
     section = recipe.model
     auto_class = getattr(transformers, task.AUTO_CLASS)
     attention = section.attn_implementation or "sdpa"
@@ -91,6 +102,13 @@ def load(recipe: Recipe, task: ModuleType, dtype: str, tokenizer: Any, gradient_
             attn_implementation=attention,
             trust_remote_code=section.trust_remote_code,
         )
+    elif recipe.method == "qlora":
+        with torch.device("meta"):
+            shape = auto_class.from_config(load_config(recipe)[0], trust_remote_code=section.trust_remote_code)
+        layout = quantize.layout(recipe, shape)
+        options = quantize.load_options(layout, compute_dtype, device)
+        model = _pretrained(auto_class, section, dtype, attention, options)
+        quantize.settle(model, layout, compute_dtype)
     else:
         model = _pretrained(auto_class, section, dtype, attention)
     _fit_vocabulary(model, recipe, tokenizer)
@@ -112,6 +130,7 @@ def facts(recipe: Recipe, task: ModuleType, adapter: ModuleType) -> ModelFacts:
         model = getattr(transformers, task.AUTO_CLASS).from_config(
             config, trust_remote_code=recipe.model.trust_remote_code
         )
+        quantized = _quantized(recipe, model)
         model = adapter.apply(model, recipe.adapter)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     head, reason = heads.resolve(base)
@@ -129,7 +148,20 @@ def facts(recipe: Recipe, task: ModuleType, adapter: ModuleType) -> ModelFacts:
         loss_reason="loss.implementation" if asked != "auto" else f"auto: {reason}",
         source=source,
         loss_way=partial(_loss_way, head, recipe.method) if fused else None,
+        quantized=quantized,
     )
+
+
+def _quantized(recipe: Recipe, model: Any) -> Quantized | None:
+    if recipe.method != "qlora":
+        quantize.refuse_quantized(model.config, recipe.method)
+        return None
+    layout = quantize.layout(recipe, model)
+
+    def weight_bytes(model_dtype: str) -> int:
+        return sum(layout.stored_bytes(BYTES[model_dtype]).values())
+
+    return Quantized(layout.scheme.bits, str(layout), layout.remainder, weight_bytes)
 
 
 def _loss_way(head: heads.Head, method: str, num_rows: int, precision: str, model_dtype: str, device: str) -> str:
@@ -185,8 +217,10 @@ def _embedded(base: Any) -> Iterator[list[torch.Tensor]]:
         handle.remove()
 
 
-def _pretrained(auto_class: Any, section: Any, dtype: str, attention: str) -> Any:
-    options = {"revision": section.revision} if section.revision else {}
+def _pretrained(
+    auto_class: Any, section: Any, dtype: str, attention: str, options: Mapping[str, Any] | None = None
+) -> Any:
+    options = {**(options or {}), **({"revision": section.revision} if section.revision else {})}
     try:
         return auto_class.from_pretrained(
             section.name_or_path,

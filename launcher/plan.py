@@ -15,6 +15,7 @@ OrderOf = Callable[[int], Order]  # from a global batch size
 LossWay = Callable[[int, str, str, str], str]  # from tokens a micro-batch, precision, model_dtype and device
 LOWER_IS_BETTER = ("loss", "perplexity")
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+COMPUTE_DTYPES = {"fp32": "float32", "tf32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,17 @@ class ModelFacts:
     loss_reason: str
     source: str
     loss_way: LossWay | None = None
+    quantized: "Quantized | None" = None
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A base whose linear layers are stored in few bits. `weight_bytes`: of all its weights, by model_dtype."""
+
+    bits: int
+    text: str
+    remainder: str
+    weight_bytes: Callable[[str], int]
 
 
 @dataclass(frozen=True)
@@ -49,6 +61,8 @@ class Plan:
     timeout_minutes: int
     precision: str
     model_dtype: str
+    quantization: str | None
+    compute_dtype: str | None
     gradient_checkpointing: bool
     max_grad_norm: float | None
     global_batch_size: int
@@ -106,6 +120,7 @@ def make(recipe: Recipe, world: World, facts: ModelFacts | None, order: OrderOf 
     _world(notes, recipe, world)
     batch_size.derive(notes, recipe, world)
     _precision(notes, recipe, world)
+    _quantization(notes, recipe, facts)
     _steps(notes, recipe, order, data_note)
     _rhythm(notes, recipe)
     _memory(notes, facts)
@@ -180,6 +195,31 @@ def _precision(notes: Notes, recipe: Recipe, world: World) -> None:
     notes.take("max_grad_norm", "training.max_grad_norm", recipe.training.max_grad_norm)
     notes.take("packing", "data.packing", recipe.data.packing)
     notes.take("max_length", "data.max_length", recipe.data.max_length)
+
+
+def _quantization(notes: Notes, recipe: Recipe, facts: ModelFacts | None) -> None:
+    if recipe.method != "qlora":
+        notes.put("quantization", None, "only for method qlora")
+        notes.put("compute_dtype", None, "only for method qlora")
+        return
+    quantized = facts.quantized if facts else None
+    if quantized is None:
+        notes.put("quantization", None, "unknown: the model's configuration cannot be read")
+    else:
+        notes.put("quantization", quantized.text, quantized.remainder)
+    asked = recipe.quantization.compute_dtype if recipe.quantization is not None else "auto"
+    if quantized is not None and quantized.bits == 8:
+        notes.put("compute_dtype", None, "int8 layers compute as their input comes")
+    elif asked == "auto":
+        notes.put("compute_dtype", COMPUTE_DTYPES[notes["precision"]], "auto: the precision")
+    elif asked == "float16" and notes["device"] == "cpu":
+        raise RecipeError(
+            "quantization.compute_dtype: float16 needs a GPU",
+            where=recipe.origin("quantization.compute_dtype"),
+            fix="use auto, bfloat16 or float32",
+        )
+    else:
+        notes.take("compute_dtype", "quantization.compute_dtype", asked)
 
 
 def _steps(notes: Notes, recipe: Recipe, order_of: OrderOf | None, data_note: str) -> None:
@@ -260,8 +300,10 @@ def _memory(notes: Notes, facts: ModelFacts | None) -> None:
     notes.put("model", facts.architecture, facts.source)
     notes.put("parameters", facts.parameters, "counted on the shapes")
     notes.put("trainable_parameters", facts.trainable, "counted on the shapes")
-    frozen = facts.parameters - facts.trainable
-    notes.put("weight_bytes_per_rank", frozen * size + facts.trainable * trained, "computed: parameters x their bytes")
+    frozen_bytes = (facts.parameters - facts.trainable) * size
+    if facts.quantized is not None:
+        frozen_bytes = facts.quantized.weight_bytes(notes["model_dtype"])
+    notes.put("weight_bytes_per_rank", frozen_bytes + facts.trainable * trained, "computed: parameters x their bytes")
     notes.put("gradient_bytes_per_rank", facts.trainable * trained, "computed: trainable x their bytes")
     states = _optimizer_states(notes.recipe)
     notes.put(
@@ -285,11 +327,16 @@ def _optimizer_states(recipe: Recipe) -> int:
 
 
 def _sameness(notes: Notes, facts: ModelFacts | None) -> None:
+    why = None
     if facts is not None and facts.has_dropout:
-        text = "equal on any number of ranks for the same per_device_train_batch_size (the model has dropout)"
+        why = "the model has dropout"
+    elif facts is not None and facts.quantized is not None and facts.quantized.bits == 8 and notes["device"] != "cpu":
+        why = "int8 layers compute columns with outliers apart, in whole micro-batches"
+    if why:
+        text = f"equal on any number of ranks for the same per_device_train_batch_size ({why})"
     else:
         text = "equal to rounding however global_batch_size is sliced (no dropout)"
-    notes.put("same_result", text, "computed: from the model's dropout")
+    notes.put("same_result", text, "computed: from the model's dropout and layers")
 
 
 def _shown(value: Any) -> str:

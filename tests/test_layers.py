@@ -20,6 +20,8 @@ LAYERS = [
         "shards",
         "losses",
         "lora",
+        "quantize",
+        "dequantize",
         "run_folder",
     },
     {"tasks", "adapters", "optimizers", "trackers"},
