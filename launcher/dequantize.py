@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from launcher.errors import CheckpointError
-from launcher.quantize import is_quantized_layer
+from launcher.quantized_layers import is_quantized_layer
 
 INT8_ERROR = 3e-2  # of the largest logit: 8-bit layers round their input, too, and a merged model does not
 

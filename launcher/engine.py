@@ -7,7 +7,7 @@ exchanged. The loss of a micro-batch is scaled once, by `world / global count`, 
 import math
 import os
 import resource
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any
@@ -109,7 +109,7 @@ class Engine:
 
     def set_learning_rate(self, learning_rate: float) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group.get("lr_scale", 1.0)
 
     def evaluate(self, batch: Mapping[str, torch.Tensor]) -> Loss:
         """The loss without gradients. Goes past the wrapper, so ranks need not stay in step."""
@@ -169,16 +169,6 @@ class Engine:
         if dist.is_initialized():
             dist.destroy_process_group()
         AcceleratorState._reset_state(reset_partial_state=True)
-
-
-def param_groups(objective: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: weights that decay, and norms and biases (every tensor of less than two dimensions) that do not."""
-    trained: Sequence[torch.nn.Parameter] = [p for p in objective.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
 
 
 def _threads(plan: Plan) -> int:

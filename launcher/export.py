@@ -56,7 +56,7 @@ def export(trained: Trained, run_folder: Path, card: str, wanted: Wanted) -> tup
     _cast(trained.model, wanted)
     inputs, logits = _reference(trained)
     own_error = dequantize.arithmetic_error(trained.model, TOLERANCE) if wanted.merge else 0.0
-    model = trained.adapter.merge(trained.model) if wanted.merge else trained.model
+    model = trained.adapter.merge(trained.model) if wanted.merge else _plain(trained)
     staged = run_folder / f".export-{secrets.token_hex(4)}"
     try:
         _write(staged, model, trained.tokenizer, card)
@@ -95,6 +95,11 @@ def _reference(trained: Trained) -> tuple[dict[str, Any], torch.Tensor]:
     inputs = {name: tensor.to(model.device) for name, tensor in rows.items()}
     with torch.no_grad():
         return inputs, model(**inputs).logits.float()
+
+
+def _plain(trained: Trained) -> Any:
+    """Some adapters are trained in another form than the one that is written."""
+    return trained.adapter.plain(trained.model) if hasattr(trained.adapter, "plain") else trained.model
 
 
 def _write(folder: Path, model: Any, tokenizer: Any, card: str) -> None:

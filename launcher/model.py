@@ -14,10 +14,11 @@ from typing import Any
 import torch
 import transformers
 
-from launcher import heads, losses, quantize, shipped
+from launcher import heads, losses, quantize, quantized_layers, shipped, token_rows
 from launcher.errors import EnvironmentProblem, RecipeError
-from launcher.plan import BYTES, ModelFacts, Quantized
+from launcher.plan import BYTES, ModelFacts
 from launcher.recipe import Recipe
+from launcher.weight_storage import Quantized
 
 transformers.utils.logging.disable_progress_bar()
 # bitsandbytes, which PEFT imports where it is installed, asks for an optional CPU kernel of the hub at every start.
@@ -105,13 +106,13 @@ def load(
     elif recipe.method == "qlora":
         with torch.device("meta"):
             shape = auto_class.from_config(load_config(recipe)[0], trust_remote_code=section.trust_remote_code)
-        layout = quantize.layout(recipe, shape)
+        layout = quantized_layers.layout(recipe, shape)
         options = quantize.load_options(layout, compute_dtype, device)
         model = _pretrained(auto_class, section, dtype, attention, options)
         quantize.settle(model, layout, compute_dtype)
     else:
         model = _pretrained(auto_class, section, dtype, attention)
-    _fit_vocabulary(model, recipe, tokenizer)
+    token_rows.fit(model, recipe, tokenizer)
     if gradient_checkpointing:
         model.config.use_cache = False
         enable = getattr(
@@ -123,13 +124,15 @@ def load(
     return model.train()
 
 
-def facts(recipe: Recipe, task: ModuleType, adapter: ModuleType) -> ModelFacts:
-    """Count parameters and resolve the head on a model without storage."""
+def facts(recipe: Recipe, task: ModuleType, adapter: ModuleType, tokenizer: Any = None) -> ModelFacts:
+    """Count parameters and resolve the head on a model without storage; without a tokenizer its vocabulary stays as it is."""
     config, source = load_config(recipe)
     with torch.device("meta"):
         model = getattr(transformers, task.AUTO_CLASS).from_config(
             config, trust_remote_code=recipe.model.trust_remote_code
         )
+        if tokenizer is not None:
+            token_rows.fit(model, recipe, tokenizer)
         quantized = _quantized(recipe, model)
         model = adapter.apply(model, recipe.adapter)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -154,9 +157,9 @@ def facts(recipe: Recipe, task: ModuleType, adapter: ModuleType) -> ModelFacts:
 
 def _quantized(recipe: Recipe, model: Any) -> Quantized | None:
     if recipe.method != "qlora":
-        quantize.refuse_quantized(model.config, recipe.method)
+        quantized_layers.refuse_quantized(model.config, recipe.method)
         return None
-    layout = quantize.layout(recipe, model)
+    layout = quantized_layers.layout(recipe, model)
 
     def weight_bytes(model_dtype: str) -> int:
         return sum(layout.stored_bytes(BYTES[model_dtype]).values())
@@ -246,18 +249,6 @@ def _config_from(init: Any) -> Any:
         return transformers.AutoConfig.for_model(model_type, **values)
     except (ValueError, TypeError) as error:
         raise RecipeError(f"model.init is no valid {model_type} configuration: {_first_line(error)}") from error
-
-
-def _fit_vocabulary(model: Any, recipe: Recipe, tokenizer: Any) -> None:
-    rows = model.get_input_embeddings().weight.shape[0]
-    if len(tokenizer) <= rows:
-        return
-    if recipe.method != "full" and not recipe.adapter.modules_to_save:
-        raise RecipeError(
-            f"the tokenizer has {len(tokenizer)} tokens, the model {rows} embedding rows, and method {recipe.method} trains none",
-            fix="list the embedding and the head under adapter.modules_to_save",
-        )
-    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
 
 
 def _text_of(template: str) -> str:

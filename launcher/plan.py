@@ -4,18 +4,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from launcher import batch_size
+from launcher import batch_size, weight_storage
 from launcher.data.order import Order
 from launcher.errors import RecipeError
 from launcher.notes import Notes
 from launcher.recipe import Recipe
+from launcher.weight_storage import Quantized
 from launcher.world import World
 
 OrderOf = Callable[[int], Order]  # from a global batch size
 LossWay = Callable[[int, str, str, str], str]  # from tokens a micro-batch, precision, model_dtype and device
 LOWER_IS_BETTER = ("loss", "perplexity")
 BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
-COMPUTE_DTYPES = {"fp32": "float32", "tf32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,7 @@ class ModelFacts:
     loss_reason: str
     source: str
     loss_way: LossWay | None = None
-    quantized: "Quantized | None" = None
-
-
-@dataclass(frozen=True)
-class Quantized:
-    """A base whose linear layers are stored in few bits. `weight_bytes`: of all its weights, by model_dtype."""
-
-    bits: int
-    text: str
-    remainder: str
-    weight_bytes: Callable[[str], int]
+    quantized: Quantized | None = None
 
 
 @dataclass(frozen=True)
@@ -120,7 +110,7 @@ def make(recipe: Recipe, world: World, facts: ModelFacts | None, order: OrderOf 
     _world(notes, recipe, world)
     batch_size.derive(notes, recipe, world)
     _precision(notes, recipe, world)
-    _quantization(notes, recipe, facts)
+    weight_storage.derive(notes, recipe, facts.quantized if facts else None)
     _steps(notes, recipe, order, data_note)
     _rhythm(notes, recipe)
     _memory(notes, facts)
@@ -195,31 +185,6 @@ def _precision(notes: Notes, recipe: Recipe, world: World) -> None:
     notes.take("max_grad_norm", "training.max_grad_norm", recipe.training.max_grad_norm)
     notes.take("packing", "data.packing", recipe.data.packing)
     notes.take("max_length", "data.max_length", recipe.data.max_length)
-
-
-def _quantization(notes: Notes, recipe: Recipe, facts: ModelFacts | None) -> None:
-    if recipe.method != "qlora":
-        notes.put("quantization", None, "only for method qlora")
-        notes.put("compute_dtype", None, "only for method qlora")
-        return
-    quantized = facts.quantized if facts else None
-    if quantized is None:
-        notes.put("quantization", None, "unknown: the model's configuration cannot be read")
-    else:
-        notes.put("quantization", quantized.text, quantized.remainder)
-    asked = recipe.quantization.compute_dtype if recipe.quantization is not None else "auto"
-    if quantized is not None and quantized.bits == 8:
-        notes.put("compute_dtype", None, "int8 layers compute as their input comes")
-    elif asked == "auto":
-        notes.put("compute_dtype", COMPUTE_DTYPES[notes["precision"]], "auto: the precision")
-    elif asked == "float16" and notes["device"] == "cpu":
-        raise RecipeError(
-            "quantization.compute_dtype: float16 needs a GPU",
-            where=recipe.origin("quantization.compute_dtype"),
-            fix="use auto, bfloat16 or float32",
-        )
-    else:
-        notes.take("compute_dtype", "quantization.compute_dtype", asked)
 
 
 def _steps(notes: Notes, recipe: Recipe, order_of: OrderOf | None, data_note: str) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from launcher import checkpoint, engine, log, model, parts, plan, quantize
+from launcher import checkpoint, log, model, param_groups, parts, plan, quantize
 from launcher.checkpoint import Checkpoint
 from launcher.data import order, sources
 from launcher.data.digest import file_digest
@@ -137,7 +137,7 @@ def prepare_all(recipe: Recipe, world: World) -> Prepared:
     if train is None:
         raise RecipeError("data.train has no source", where=recipe.origin("data.train"))
     evaluated = prepare_rows(recipe, task, tokenizer, "eval")
-    facts = model.facts(recipe, task, parts.load("adapters", recipe.method))
+    facts = model.facts(recipe, task, parts.load("adapters", recipe.method), tokenizer)
     made = plan.make(recipe, world, facts, lambda size: order_of(recipe, train, size))
     return Prepared(recipe, task, tokenizer, train, evaluated, order_of(recipe, train, made.global_batch_size), made)
 
@@ -171,7 +171,7 @@ def set_up(prepared: Prepared, running: Engine, place: Place) -> Run:
     run = Run(prepared, running, objective, exam, place.folder, place.checkpoints, Meter(running))
     if resume_from is not None:
         checkpoint.load_model(objective.model, resume_from.folder / "model")
-    groups = engine.param_groups(objective, recipe.optimizer.weight_decay)
+    groups = param_groups.of(objective, recipe)
     running.prepare(objective, parts.load("optimizers", recipe.optimizer.name).build(groups, recipe.optimizer))
     if resume_from is not None:
         _take_up(run, resume_from)
