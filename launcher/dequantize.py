@@ -1,6 +1,6 @@
 """A trained model with quantised weights becomes one without: stored weight + update in fp32, rounded once to the type asked for.
 
-PEFT's own merge quantises the sum again, which rounds the update away: it is smaller than a step of 4 bits nearly everywhere.
+PEFT's own merge quantises the sum again: of an update of a hundredth of the weight one percent was left (nf4).
 """
 
 import copy
@@ -86,7 +86,15 @@ def _module_for(stored: Any, weight: Tensor) -> nn.Module:
 
 
 def _forget_quantization(model: Any) -> None:
+    """In the configuration, and in the conversions of names and weights that saving turns round."""
     model.hf_quantizer.remove_quantization_config(model)
+    if conversions := getattr(model, "_weight_conversions", None):
+        model._weight_conversions = [each for each in conversions if not _reads_quantized(each)]
     for flag in ("is_loaded_in_4bit", "is_loaded_in_8bit"):
         if hasattr(model, flag):
             delattr(model, flag)
+
+
+def _reads_quantized(conversion: Any) -> bool:
+    operations = getattr(conversion, "operations", ())
+    return any(type(operation).__module__ == "transformers.integrations.bitsandbytes" for operation in operations)

@@ -1,6 +1,6 @@
 """A base model whose linear layers are quantised by bitsandbytes while it is read (method qlora).
 
-What is not quantised keeps `model_dtype`, as under method lora. PEFT's prepare_model_for_kbit_training would make all of it fp32: for
+What is not quantised keeps `model_dtype`, as under method lora. PEFT's prepare_model_for_kbit_training would make it all fp32: for
 embedding and head that costs memory and brings nothing, and for norms, which compute in fp32 anyway, it makes every activation
 after them fp32, a third more memory. What is trained is fp32 under either.
 """

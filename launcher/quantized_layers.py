@@ -111,8 +111,8 @@ def refuse_quantized(config: Any, method: str) -> None:
 def layout(recipe: Recipe, model: Any) -> Layout:
     """Which layers transformers will hand to bitsandbytes. `model` may have no storage.
 
-    Never the output head, what is tied to it, or what adapter.modules_to_save trains. In 4 bits a layer stays whole if its number of
-    inputs is no multiple of 64, because bitsandbytes reads it back wrongly on a CPU, and a recipe is to mean the same everywhere.
+    Never the output head, what is tied to it, or what adapter.modules_to_save trains. In 4 bits a layer stays whole if its number
+    of inputs is no multiple of 64: bitsandbytes reads it back wrongly on a CPU, and a recipe is to mean the same everywhere.
     """
     scheme = scheme_of(recipe, model.config)
     linear = {name: shape for name, module in model.named_modules() if (shape := _linear_shape(module))}
@@ -122,7 +122,7 @@ def layout(recipe: Recipe, model: Any) -> Layout:
         reasons |= {
             "adapter.modules_to_save": trained,
             "quantization.skip_modules": _skipped(recipe, model),
-            f"inputs that are no multiple of {BLOCK}": uneven(linear, scheme),
+            f"layers whose inputs are no multiple of {BLOCK}": uneven(linear, scheme),
         }
     kept = {name for names in reasons.values() for name in names}
     taken = _convertible(linear, model, kept)
