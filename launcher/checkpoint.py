@@ -156,25 +156,27 @@ def publish(staged: Path, final: Path) -> None:
 
 
 def write_optimizer(folder: Path, engine: Engine) -> None:
-    """optimizer/optimizer.safetensors: each state tensor as `<parameter name>//<state>`; no pickle."""
-    names = _names_by_index(engine)
-    tensors = {
-        f"{names[index]}//{key}": torch.as_tensor(value).detach().cpu().contiguous()
-        for index, states in engine.optimizer.state_dict()["state"].items()
+    """optimizer/: optimizer.safetensors has each state tensor as `<parameter name>//<state>`, numbers.json what is no tensor."""
+    names = _names(engine)
+    states = {
+        f"{names[id(parameter)]}//{key}": value
+        for parameter, states in engine.optimizer.state.items()
         for key, value in states.items()
         if value is not None
     }
+    tensors = {name: value for name, value in states.items() if torch.is_tensor(value)}
     folder.mkdir()
-    save_file(tensors, folder / "optimizer.safetensors")
+    save_file({name: t.detach().cpu().contiguous() for name, t in tensors.items()}, folder / "optimizer.safetensors")
+    (folder / "numbers.json").write_text(json.dumps({name: states[name] for name in states.keys() - tensors.keys()}))
 
 
 def read_optimizer(folder: Path, engine: Engine) -> None:
     """Load what `write_optimizer` wrote. A state for other parameters than the model trains is an error that names the first."""
-    names = _names_by_index(engine)
-    current = engine.optimizer.state_dict()
+    names, parameters = _names(engine), [p for group in engine.optimizer.param_groups for p in group["params"]]
+    index_of = {names[id(parameter)]: index for index, parameter in enumerate(parameters)}
     state: dict[int, dict[str, Any]] = {}
-    index_of = {name: index for index, name in names.items()}
-    for key, tensor in load_file(folder / "optimizer.safetensors").items():
+    numbers = json.loads((folder / "numbers.json").read_text())
+    for key, value in {**load_file(folder / "optimizer.safetensors"), **numbers}.items():
         name, kind = key.split("//")
         if name not in index_of:
             raise CheckpointError(
@@ -182,7 +184,7 @@ def read_optimizer(folder: Path, engine: Engine) -> None:
                 where=str(folder),
                 fix="resume with the recipe of the run",
             )
-        state.setdefault(index_of[name], {})[kind] = tensor
+        state.setdefault(index_of[name], {})[kind] = value
     untouched = [name for name, index in index_of.items() if index not in state]
     if state and untouched:
         raise CheckpointError(
@@ -190,7 +192,10 @@ def read_optimizer(folder: Path, engine: Engine) -> None:
             where=str(folder),
             fix="resume with the recipe of the run",
         )
-    engine.optimizer.load_state_dict({"state": state, "param_groups": current["param_groups"]})
+    groups = engine.optimizer.state_dict()["param_groups"]
+    engine.optimizer.load_state_dict({"state": state, "param_groups": groups})
+    for index, saved in state.items():
+        _undo_casts(engine.optimizer.state[parameters[index]], saved)
 
 
 def save_model(model: Any, folder: Path) -> None:
@@ -230,11 +235,16 @@ def _load_adapter(model: Any, folder: Path) -> None:
         )
 
 
-def _names_by_index(engine: Engine) -> dict[int, str]:
-    """The optimizer's running number of each parameter -> its name in the objective."""
-    names = {id(parameter): name for name, parameter in engine.objective.named_parameters()}
-    parameters = [p for group in engine.optimizer.param_groups for p in group["params"]]
-    return {index: names[id(parameter)] for index, parameter in enumerate(parameters)}
+def _undo_casts(loaded: dict[str, Any], saved: dict[str, Any]) -> None:
+    """PyTorch gives a state the type of its parameter; some optimizers keep fp32 beside bf16."""
+    for key, value in saved.items():
+        if torch.is_tensor(value) and loaded[key].dtype != value.dtype:
+            loaded[key] = value.to(loaded[key].device)
+
+
+def _names(engine: Engine) -> dict[int, str]:
+    """The id of each parameter -> its name in the objective."""
+    return {id(parameter): name for name, parameter in engine.objective.named_parameters()}
 
 
 def _name(step: int) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import transformers
 
-from launcher import heads, losses, quantize, quantized_layers, shipped, token_rows
+from launcher import heads, losses, param_groups, quantize, quantized_layers, shipped, token_rows
 from launcher.errors import EnvironmentProblem, RecipeError
 from launcher.plan import BYTES, ModelFacts
 from launcher.recipe import Recipe
@@ -152,6 +152,7 @@ def facts(recipe: Recipe, task: ModuleType, adapter: ModuleType, tokenizer: Any 
         source=source,
         loss_way=partial(_loss_way, head, recipe.method) if fused else None,
         quantized=quantized,
+        trained=param_groups.shapes(model),
     )
 
 

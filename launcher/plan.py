@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from launcher import batch_size, weight_storage
+from launcher import batch_size, parts, weight_storage
 from launcher.data.order import Order
 from launcher.errors import RecipeError
 from launcher.notes import Notes
@@ -32,6 +32,9 @@ class ModelFacts:
     source: str
     loss_way: LossWay | None = None
     quantized: Quantized | None = None
+    trained: tuple[
+        tuple[tuple[int, ...], bool], ...
+    ] = ()  # shape, and whether it is a hidden matrix, of each trained tensor
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,7 @@ def make(recipe: Recipe, world: World, facts: ModelFacts | None, order: OrderOf 
     batch_size.derive(notes, recipe, world)
     _precision(notes, recipe, world)
     weight_storage.derive(notes, recipe, facts.quantized if facts else None)
+    _refuse_no_gpu(recipe, world)
     _steps(notes, recipe, order, data_note)
     _rhythm(notes, recipe)
     _memory(notes, facts)
@@ -187,6 +191,16 @@ def _precision(notes: Notes, recipe: Recipe, world: World) -> None:
     notes.take("max_length", "data.max_length", recipe.data.max_length)
 
 
+def _refuse_no_gpu(recipe: Recipe, world: World) -> None:
+    name = recipe.optimizer.name
+    if world.device == "cpu" and getattr(parts.load("optimizers", name), "NEEDS_GPU", False):
+        raise RecipeError(
+            f"optimizer.name: {name} needs a GPU, and this is a CPU",
+            where=recipe.origin("optimizer.name"),
+            fix="use adamw, or adamw_8bit for a smaller state",
+        )
+
+
 def _steps(notes: Notes, recipe: Recipe, order_of: OrderOf | None, data_note: str) -> None:
     epochs, max_steps = recipe.training.num_train_epochs, recipe.training.max_steps
     order: Order | None = order_of(notes["global_batch_size"]) if order_of else None
@@ -251,7 +265,7 @@ def _share(notes: Notes, name: str, key: str, value: float | None, total: int | 
 
 
 def _memory(notes: Notes, facts: ModelFacts | None) -> None:
-    """Bytes a rank holds whatever the batch: weights, gradients and AdamW's or momentum's state (fp32, unsharded)."""
+    """Bytes a rank holds whatever the batch: weights, gradients and the optimizer's state (unsharded)."""
     if facts is None:
         for name in ("parameters", "trainable_parameters", "weight_bytes_per_rank", "gradient_bytes_per_rank"):
             notes.put(name, None, "unknown: the model's configuration cannot be read")
@@ -270,10 +284,10 @@ def _memory(notes: Notes, facts: ModelFacts | None) -> None:
         frozen_bytes = facts.quantized.weight_bytes(notes["model_dtype"])
     notes.put("weight_bytes_per_rank", frozen_bytes + facts.trainable * trained, "computed: parameters x their bytes")
     notes.put("gradient_bytes_per_rank", facts.trainable * trained, "computed: trainable x their bytes")
-    states = _optimizer_states(notes.recipe)
-    notes.put(
-        "optimizer_bytes_per_rank", facts.trainable * trained * states, f"computed: {states} states a trained parameter"
-    )
+    options = notes.recipe.optimizer
+    part = parts.load("optimizers", options.name)
+    state = sum(part.state_bytes(options, shape, trained, hidden) for shape, hidden in facts.trained)
+    notes.put("optimizer_bytes_per_rank", state, f"computed: what {options.name} keeps of each trained tensor")
 
 
 def _loss_reason(notes: Notes, facts: ModelFacts) -> str:
@@ -283,12 +297,6 @@ def _loss_reason(notes: Notes, facts: ModelFacts) -> str:
     rows = notes["per_device_train_batch_size"] * notes["max_length"]
     way = facts.loss_way(rows, notes["precision"], notes["model_dtype"], notes["device"])
     return f"{facts.loss_reason}; {way}"
-
-
-def _optimizer_states(recipe: Recipe) -> int:
-    if recipe.optimizer.name == "sgd":
-        return int(recipe.optimizer.momentum > 0)
-    return 2
 
 
 def _sameness(notes: Notes, facts: ModelFacts | None) -> None:

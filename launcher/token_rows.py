@@ -74,12 +74,13 @@ def begin(wrapped: Any, rows: TokenRows, tied: bool) -> None:
     embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
     if tied and isinstance(embedding, ModulesToSaveWrapper):
         head.modules_to_save[ADAPTER].weight = embedding.modules_to_save[ADAPTER].weight
+    for wrapper in (m for m in (embedding, head) if isinstance(m, TrainableTokensWrapper)):
+        _refuse_another_formula(wrapper)
     for module in (embedding, head):
         if isinstance(module, TrainableTokensWrapper):
-            _refuse_another_formula(module)
             delta = module.token_adapter.trainable_tokens_delta[ADAPTER]
             new = [position for position, number in enumerate(rows.trained) if number >= rows.known]
-            delta.data[new] = _mean(module.original_module.weight[: rows.known])
+            delta.data[new] = _mean(module.original_module.weight[: rows.known]).to(delta)
         elif isinstance(module, ModulesToSaveWrapper):
             for tensor in _tensors(module.modules_to_save[ADAPTER]):
                 tensor.data[rows.known :] = _mean(tensor[: rows.known])
