@@ -219,20 +219,22 @@ def load_model(model: Any, folder: Path) -> None:
 def _load_adapter(model: Any, folder: Path) -> None:
     import peft
 
+    saved = peft.load_peft_weights(str(folder), device="cpu")
+    expected = peft.get_peft_model_state_dict(model, save_embedding_layers=False)
+    if wrong := sorted(saved.keys() ^ expected.keys()):
+        raise CheckpointError(
+            f"{wrong[0]} is {'unexpected' if wrong[0] in saved else 'missing'}",
+            where=str(folder),
+            fix="resume with the recipe of the run",
+        )
     try:
-        result = peft.set_peft_model_state_dict(model, peft.load_peft_weights(str(folder), device="cpu"))
+        peft.set_peft_model_state_dict(model, saved)
     except RuntimeError as error:
         raise CheckpointError(
             f"the adapter does not fit: {str(error).splitlines()[-1].strip()}",
             where=str(folder),
             fix="resume with the recipe of the run",
         ) from error
-    trained = {name for name, p in model.named_parameters() if p.requires_grad}
-    wrong = [*result.unexpected_keys, *(key for key in result.missing_keys if key in trained)]
-    if wrong:
-        raise CheckpointError(
-            f"{wrong[0]} is missing or unexpected", where=str(folder), fix="resume with the recipe of the run"
-        )
 
 
 def _undo_casts(loaded: dict[str, Any], saved: dict[str, Any]) -> None:

@@ -90,6 +90,11 @@ def apply_lora(model: Any, options: LoraOptions, original: Callable[[str], Any] 
         wrapped = peft.get_peft_model(model, config, autocast_adapter_dtype=True)
     except ValueError as error:
         raise RecipeError(f"PEFT refuses adapter.target_modules {targets!r}: {error}") from error
+    except TypeError as error:
+        raise RecipeError(
+            f"PEFT refuses LoRA on a matrix whose single rows are trained: {error}",
+            fix="leave embedding and head out of adapter.target_modules, or list them under adapter.modules_to_save",
+        ) from error
     for key in ("rank_pattern", "alpha_pattern"):
         _refuse_idle(wrapped.base_model.targeted_module_names, getattr(options, key), f"adapter.{key}")
     token_rows.begin(wrapped, rows, tied)

@@ -53,6 +53,12 @@ def begin(wrapped: Any, start: Any, original: Callable[[str], Tensor] | None) ->
             fix="use method qlora, or pissa",
         )
     for name, layer in _layers(wrapped):
+        if ADAPTER not in layer.lora_A:  # LoRA on an embedding is another pair
+            raise RecipeError(
+                f"adapter.init_lora_weights {start} fits linear layers, not a {type(layer.get_base_layer()).__name__}",
+                where=name,
+                fix="leave it out of adapter.target_modules",
+            )
         a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
         weight = dequantize_module_weight(layer.get_base_layer()).detach().float()
         weight = weight.t() if getattr(layer, "fan_in_fan_out", False) else weight
@@ -98,15 +104,9 @@ def fold(wrapped: Any) -> None:
 
 
 def _layers(wrapped: Any) -> Iterator[tuple[str, Any]]:
-    """(name in the base model, LoRA layer) of every layer that has an A and a B; on an embedding it has another form."""
+    """(name in the base model, LoRA layer) of every one."""
     for name, module in wrapped.get_base_model().named_modules():
         if isinstance(module, LoraLayer):
-            if ADAPTER not in module.lora_A:
-                raise RecipeError(
-                    f"adapter.init_lora_weights fits linear layers, not a {type(module.get_base_layer()).__name__}",
-                    where=name,
-                    fix="leave it out of adapter.target_modules",
-                )
             yield name, module
 
 

@@ -51,15 +51,19 @@ def of(model: Any) -> TokenRows:
 def peft_options(model: Any, modules_to_save: tuple[str, ...]) -> dict[str, Any]:
     """The part of PEFT's configuration that is about the vocabulary: every row that must be trained is, in every matrix."""
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    matrices = [name for name, module in model.named_modules() if module is embedding or module is head]
-    copied = [n for n in matrices if any(n == ending or n.endswith(f".{ending}") for ending in modules_to_save)]
-    one_by_one = [name for name in matrices if name not in copied]
-    if _tied(embedding, head):
-        copied = matrices if copied else []
-        one_by_one = [] if copied else [n for n in matrices if model.get_submodule(n) is embedding]  # the head follows
+    modules = dict(model.named_modules())
+    saved = [n for n in modules if any(n == ending or n.endswith(f".{ending}") for ending in modules_to_save)]
+    matrices = [name for name, module in modules.items() if module is embedding or module is head]
+    one_by_one = [name for name in matrices if name not in saved]
+    if _tied(
+        embedding, head
+    ):  # both are copied or none; of single rows the head takes those of the embedding by itself
+        copied = len(one_by_one) < len(matrices)
+        saved += one_by_one if copied else []
+        one_by_one = [] if copied else [name for name in matrices if modules[name] is embedding]
     trained = list(of(model).trained)
     return {
-        "modules_to_save": list(dict.fromkeys([*modules_to_save, *copied])) or None,
+        "modules_to_save": saved or None,  # by full names: PEFT would take `norm` for the end of `input_layernorm`
         "trainable_token_indices": {name: trained for name in one_by_one} if trained and one_by_one else None,
     }
 
