@@ -23,11 +23,12 @@ def load_options(layout: Layout, compute_dtype: str | None, device: str) -> dict
     insist_on_bitsandbytes()
     from transformers import BitsAndBytesConfig
 
-    device_map = {"": torch.cuda.current_device() if device == "cuda" else device}
+    # Where it is left out, transformers takes the current GPU, or the CPU where there is none; with ZeRO-3 it must be left out.
+    place = {"device_map": {"": "cpu"}} if device == "cpu" and torch.cuda.is_available() else {}
     scheme = layout.scheme
     if scheme.in_checkpoint:
         _refuse_unreadable(layout, device)
-        return {"device_map": device_map}
+        return place
     if scheme.bits == 8:
         config = BitsAndBytesConfig(load_in_8bit=True, llm_int8_skip_modules=list(layout.kept))
     else:
@@ -38,7 +39,7 @@ def load_options(layout: Layout, compute_dtype: str | None, device: str) -> dict
             bnb_4bit_compute_dtype=compute_dtype,
             llm_int8_skip_modules=list(layout.kept),
         )
-    return {"device_map": device_map, "quantization_config": config}
+    return {**place, "quantization_config": config}
 
 
 def settle(model: nn.Module, layout: Layout, compute_dtype: str | None) -> None:
@@ -59,8 +60,6 @@ def settle(model: nn.Module, layout: Layout, compute_dtype: str | None) -> None:
             module.compute_dtype = model.config.quantization_config.bnb_4bit_compute_dtype
             module.compute_type_is_set, module.support_avx512bf16_for_cpu = True, False
             module.weight.quant_state.dtype = module.compute_dtype
-            if module.bias is not None:  # its forward pass would do so in place
-                module.bias.data = module.bias.data.to(module.compute_dtype)
 
 
 def original_weights(model: Any) -> Callable[[str], Tensor]:

@@ -353,6 +353,20 @@ def test_gpt2_is_quantised_and_merged_the_right_way_round(wide: Path, tmp_path: 
     assert json.loads((folder / "proof" / "verdict.json").read_text())["largest_logit_difference"] < 2e-6
 
 
+@pytest.mark.parametrize("merge", ["true", "false"])
+@pytest.mark.usefixtures("proof_in_this_process")
+def test_biases_and_a_compute_dtype_of_its_own(wide: Path, tmp_path: Path, merge: str) -> None:
+    """Layers that compute in bf16 between activations in fp32: the adapter is proven as it was trained."""
+    from transformers import Qwen2Config
+
+    shape = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 1, "num_attention_heads": 4}
+    words = with_shape(wide, tmp_path / "qwen2", Qwen2Config(vocab_size=32, num_key_value_heads=2, **shape))
+    options = [f"export.merge={merge}", "export.verify=true", "training.max_steps=3", f"output_dir={tmp_path / 'run'}"]
+    assert tiny.train(wide, *words, *options, "quantization={compute_dtype: bfloat16}") == 0
+    off_by = json.loads((tmp_path / "run" / "proof" / "verdict.json").read_text())["largest_logit_difference"]
+    assert 1e-6 < off_by < 2e-2 if merge == "true" else off_by < 1e-6
+
+
 def test_loftq_starts_nearer_to_the_weights_before_quantisation(wide: Path) -> None:
     read = recipe.load(wide, ["adapter.init_lora_weights=loftq"])
     base = model.load(read, TASK, "fp32", model.load_tokenizer(read), False, "cpu", "float32")
