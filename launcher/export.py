@@ -54,7 +54,7 @@ def export(trained: Trained, run_folder: Path, card: str, wanted: Wanted) -> tup
     The model is cast and merged in place. A failed proof leaves `export.rejected/` and raises CheckpointError.
     """
     _cast(trained.model, wanted)
-    inputs, logits = _reference(trained)
+    inputs, logits = reference(trained.model, trained.held_out)
     own_error = dequantize.arithmetic_error(trained.model, TOLERANCE) if wanted.merge else 0.0
     model = trained.adapter.merge(trained.model) if wanted.merge else _plain(trained)
     staged = run_folder / f".export-{secrets.token_hex(4)}"
@@ -88,10 +88,10 @@ def _cast(model: Any, wanted: Wanted) -> None:
         )
 
 
-def _reference(trained: Trained) -> tuple[dict[str, Any], torch.Tensor]:
-    """Inputs, and the live model's logits on them before anything is merged or written."""
-    model = trained.model.eval()
-    rows = {name: tensor[:, :REFERENCE_TOKENS] for name, tensor in trained.held_out.items() if name != "labels"}
+def reference(model: Any, held_out: dict[str, Any]) -> tuple[dict[str, Any], torch.Tensor]:
+    """Inputs, and the model's logits on them, in fp32."""
+    model.eval()
+    rows = {name: tensor[:, :REFERENCE_TOKENS] for name, tensor in held_out.items() if name != "labels"}
     inputs = {name: tensor.to(model.device) for name, tensor in rows.items()}
     with torch.no_grad():
         return inputs, model(**inputs).logits.float()
@@ -104,7 +104,7 @@ def _plain(trained: Trained) -> Any:
 
 def _write(folder: Path, model: Any, tokenizer: Any, card: str) -> None:
     _name_base_for_good(model)
-    checkpoint.save_model(model, folder)
+    model.save_pretrained(folder, **({"save_embedding_layers": False} if hasattr(model, "peft_config") else {}))
     tokenizer.save_pretrained(folder)
     if getattr(model, "generation_config", None) is not None:
         model.generation_config.save_pretrained(folder)

@@ -56,6 +56,12 @@ class LoraOptions(Section):
             )
         if self.loraplus_lr_ratio is None and self.loraplus_lr_embedding != 1e-6:
             raise ValueError("loraplus_lr_embedding needs loraplus_lr_ratio")
+        targets = self.target_modules if isinstance(self.target_modules, str) else ""
+        for pattern in (targets, *self.rank_pattern, *self.alpha_pattern):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern} is no regular expression: {error}") from error
         return self
 
 

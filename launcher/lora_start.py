@@ -16,6 +16,7 @@ from peft.utils.integrations import dequantize_module_weight
 from torch import Tensor, nn
 
 from launcher.errors import RecipeError
+from launcher.shards import Whole
 
 ADAPTER = "default"
 Factors = tuple[Tensor, Tensor]  # A (r, in), B (out, r)
@@ -60,7 +61,8 @@ def begin(wrapped: Any, start: Any, original: Callable[[str], Tensor] | None) ->
                 fix="leave it out of adapter.target_modules",
             )
         a, b = layer.lora_A[ADAPTER].weight, layer.lora_B[ADAPTER].weight
-        weight = dequantize_module_weight(layer.get_base_layer()).detach().float()
+        with Whole(layer.get_base_layer().parameters(recurse=False)):
+            weight = dequantize_module_weight(layer.get_base_layer()).detach().float().clone()
         weight = weight.t() if getattr(layer, "fan_in_fan_out", False) else weight
         if start == "loftq":
             assert original is not None

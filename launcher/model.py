@@ -131,8 +131,7 @@ def facts(recipe: Recipe, task: ModuleType, adapter: ModuleType, tokenizer: Any 
         model = getattr(transformers, task.AUTO_CLASS).from_config(
             config, trust_remote_code=recipe.model.trust_remote_code
         )
-        if tokenizer is not None:
-            token_rows.fit(model, recipe, tokenizer)
+        token_rows.fit(model, recipe, tokenizer)
         quantized = _quantized(recipe, model)
         model = adapter.apply(model, recipe.adapter)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -152,6 +151,8 @@ def facts(recipe: Recipe, task: ModuleType, adapter: ModuleType, tokenizer: Any 
         source=source,
         loss_way=partial(_loss_way, head, recipe.method) if fused else None,
         quantized=quantized,
+        num_layers=getattr(config.get_text_config(), "num_hidden_layers", None),
+        hidden_size=getattr(config.get_text_config(), "hidden_size", None),
         trained=param_groups.shapes(model),
     )
 

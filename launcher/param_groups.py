@@ -7,6 +7,7 @@ from torch import nn
 
 from launcher import parts
 from launcher.recipe import Recipe
+from launcher.shards import full_shape
 
 
 def of(objective: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
@@ -22,8 +23,8 @@ def of(objective: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
         name, parameter = named
         scale = 1.0
         if hasattr(adapter, "lr_scale"):
-            scale = adapter.lr_scale(name, parameter.ndim, recipe.adapter, options.learning_rate)
-        return parameter.ndim < 2, scale, str(parameter.dtype), id(parameter) in hidden
+            scale = adapter.lr_scale(name, len(full_shape(parameter)), recipe.adapter, options.learning_rate)
+        return len(full_shape(parameter)) < 2, scale, str(parameter.dtype), id(parameter) in hidden
 
     trained = [(name, parameter) for name, parameter in objective.named_parameters() if parameter.requires_grad]
     return [
@@ -40,7 +41,7 @@ def of(objective: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
 def shapes(model: Any) -> tuple[tuple[tuple[int, ...], bool], ...]:
     """(shape, `hidden`) of each trained parameter, for an optimizer's `state_bytes`."""
     hidden = hidden_matrices(model)
-    return tuple((tuple(p.shape), id(p) in hidden) for p in model.parameters() if p.requires_grad)
+    return tuple((tuple(full_shape(p)), id(p) in hidden) for p in model.parameters() if p.requires_grad)
 
 
 def hidden_matrices(model: Any) -> set[int]:
@@ -49,7 +50,7 @@ def hidden_matrices(model: Any) -> set[int]:
     body = base.base_model
     embeddings = [m for m in body.modules() if isinstance(m, nn.Embedding) or isinstance(_wrapped(m), nn.Embedding)]
     apart = {id(parameter) for embedding in embeddings for parameter in embedding.parameters()}
-    return {id(p) for p in body.parameters() if p.ndim == 2} - apart
+    return {id(p) for p in body.parameters() if len(full_shape(p)) == 2} - apart
 
 
 def _wrapped(module: nn.Module) -> Any:

@@ -1,14 +1,15 @@
 """All numbers that a run derives from its recipe and its world, each with where it came from. Pure: no torch, no files."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from launcher import batch_size, parts, weight_storage
+from launcher import batch_size, parts, weight_storage, zero_config
 from launcher.data.order import Order
 from launcher.errors import RecipeError
 from launcher.notes import Notes
 from launcher.recipe import Recipe
+from launcher.support import Combination, needs
 from launcher.weight_storage import Quantized
 from launcher.world import World
 
@@ -32,9 +33,11 @@ class ModelFacts:
     source: str
     loss_way: LossWay | None = None
     quantized: Quantized | None = None
+    num_layers: int | None = None
+    hidden_size: int | None = None
     trained: tuple[
         tuple[tuple[int, ...], bool], ...
-    ] = ()  # shape, and whether it is a hidden matrix, of each trained tensor
+    ] = ()  # of each trained tensor: shape, whether it is a hidden matrix
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,8 @@ class Plan:
     device: str
     threads_per_process: int
     strategy: str
+    deepspeed: Mapping[str, Any] | None
+    zero_leaf_modules: tuple[str, ...] | None
     timeout_minutes: int
     precision: str
     model_dtype: str
@@ -92,6 +97,11 @@ class Plan:
     same_result: str
     origins: Mapping[str, str] = field(default_factory=dict, repr=False)
 
+    @property
+    def shards_weights(self) -> bool:
+        """Whether no rank holds all weights."""
+        return self.strategy == "zero3"
+
     def as_json(self) -> dict[str, Any]:
         """name -> {value, origin}, for plan.json and `plan --json`."""
         values = asdict(self)
@@ -114,7 +124,8 @@ def make(recipe: Recipe, world: World, facts: ModelFacts | None, order: OrderOf 
     batch_size.derive(notes, recipe, world)
     _precision(notes, recipe, world)
     weight_storage.derive(notes, recipe, facts.quantized if facts else None)
-    _refuse_no_gpu(recipe, world)
+    _refuse_without_hardware(notes, recipe)
+    _zero(notes, recipe, facts)
     _steps(notes, recipe, order, data_note)
     _rhythm(notes, recipe)
     _memory(notes, facts)
@@ -191,14 +202,33 @@ def _precision(notes: Notes, recipe: Recipe, world: World) -> None:
     notes.take("max_length", "data.max_length", recipe.data.max_length)
 
 
-def _refuse_no_gpu(recipe: Recipe, world: World) -> None:
-    name = recipe.optimizer.name
-    if world.device == "cpu" and getattr(parts.load("optimizers", name), "NEEDS_GPU", False):
+def _refuse_without_hardware(notes: Notes, recipe: Recipe) -> None:
+    combination = replace(Combination.of(recipe), strategy=notes["strategy"], precision=notes["precision"])
+    if rule := next(needs(combination), None) if notes["device"] == "cpu" else None:
         raise RecipeError(
-            f"optimizer.name: {name} needs a GPU, and this is a CPU",
-            where=recipe.origin("optimizer.name"),
-            fix="use adamw, or adamw_8bit for a smaller state",
+            f"{rule.key}: {rule.reason}, and there is no {rule.hardware}",
+            where=recipe.origin(rule.key),
+            fix=rule.instead,
         )
+
+
+def _zero(notes: Notes, recipe: Recipe, facts: ModelFacts | None) -> None:
+    """DeepSpeed's configuration, or None where it is not used."""
+    section, strategy = recipe.distributed, notes["strategy"]
+    if strategy not in zero_config.STAGES:
+        notes.put("deepspeed", None, "only for zero1, zero2 and zero3")
+        notes.put("zero_leaf_modules", None, "only for zero3")
+        return
+    trains_bf16 = recipe.method == "full" and notes["model_dtype"] == "bf16"
+    shape = facts and zero_config.Shape(facts.parameters, facts.trainable, facts.num_layers, facts.hidden_size)
+    made = zero_config.make(
+        recipe, strategy, notes["world_size"], notes["precision"], trains_bf16, shape or zero_config.Shape()
+    )
+    origin = "computed: from the recipe"
+    if section.deepspeed_config is not None:
+        origin += f", and distributed.deepspeed_config ({recipe.origin('distributed.deepspeed_config')})"
+    notes.put("deepspeed", made, origin)
+    notes.take("zero_leaf_modules", "distributed.zero_leaf_modules", section.zero_leaf_modules)
 
 
 def _steps(notes: Notes, recipe: Recipe, order_of: OrderOf | None, data_note: str) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from launcher.errors import RecipeError
+from launcher.shards import full_shape, rewritten
 
 ADAPTER = "default"  # PEFT's name for the only adapter
 
@@ -27,12 +28,17 @@ class TokenRows:
 
 def fit(model: Any, recipe: Any, tokenizer: Any) -> None:
     """A row for every token of the tokenizer. `of(model)` then tells an adapter which rows it must train."""
-    known = model.get_input_embeddings().weight.shape[0]
+    embedding, _ = _matrices(model)
+    if embedding is None or tokenizer is None:
+        return
+    known = full_shape(embedding.weight)[0]
     new = range(known, len(tokenizer))
     if new:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-        for tensor in _tensors(model.get_input_embeddings(), model.get_output_embeddings()):
-            tensor.data[known:] = _mean(tensor[:known]) if recipe.method == "full" else 0
+        tensors = list(_tensors(*_matrices(model)))
+        with rewritten(tensors):
+            for tensor in tensors:
+                tensor.data[known:] = _mean(tensor[:known]) if recipe.method == "full" else 0
     wanted = {*recipe.tokenizer.add_tokens, *getattr(recipe.adapter, "trainable_tokens", ())}
     trained = {*new, *(_number(tokenizer, token) for token in wanted)}
     if trained and recipe.method != "full" and "trainable_tokens" not in type(recipe.adapter).model_fields:
@@ -40,17 +46,20 @@ def fit(model: Any, recipe: Any, tokenizer: Any) -> None:
             f"{len(trained)} tokens of the vocabulary must be learned, and method {recipe.method} trains none of its rows",
             fix="use method lora, or leave out tokenizer.add_tokens",
         )
+    if trained and recipe.method != "full" and hasattr(embedding.weight, "ds_id"):
+        raise RecipeError("PEFT reads single rows of a matrix past ZeRO-3's sharding of it", fix="use zero2")
     model.token_rows = TokenRows(known, tuple(sorted(trained)))
 
 
 def of(model: Any) -> TokenRows:
-    """What `fit` found out; a model that it has not seen keeps its rows."""
-    return getattr(model, "token_rows", None) or TokenRows(model.get_input_embeddings().weight.shape[0])
+    """What `fit` found out; a model that it has not seen keeps its rows, if it has any."""
+    embedding, _ = _matrices(model)
+    return getattr(model, "token_rows", None) or TokenRows(0 if embedding is None else full_shape(embedding.weight)[0])
 
 
 def peft_options(model: Any, modules_to_save: tuple[str, ...]) -> dict[str, Any]:
     """The part of PEFT's configuration that is about the vocabulary: every row that must be trained is, in every matrix."""
-    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    embedding, head = _matrices(model)
     modules = dict(model.named_modules())
     saved = [n for n in modules if any(n == ending or n.endswith(f".{ending}") for ending in modules_to_save)]
     matrices = [name for name, module in modules.items() if module is embedding or module is head]
@@ -74,16 +83,15 @@ def begin(wrapped: Any, rows: TokenRows, tied: bool) -> None:
 
     for module in _copies(wrapped):
         _keep_in_fp32(module.modules_to_save[ADAPTER], module.original_module)
-    base = wrapped.get_base_model()
-    embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
+    embedding, head = _matrices(wrapped.get_base_model())
     if tied and isinstance(embedding, ModulesToSaveWrapper):
         head.modules_to_save[ADAPTER].weight = embedding.modules_to_save[ADAPTER].weight
     for wrapper in (m for m in (embedding, head) if isinstance(m, TrainableTokensWrapper)):
         _refuse_another_formula(wrapper)
-    for module in (embedding, head):
+    new = [position for position, number in enumerate(rows.trained) if number >= rows.known]
+    for module in (embedding, head) if new else ():
         if isinstance(module, TrainableTokensWrapper):
             delta = module.token_adapter.trainable_tokens_delta[ADAPTER]
-            new = [position for position, number in enumerate(rows.trained) if number >= rows.known]
             delta.data[new] = _mean(module.original_module.weight[: rows.known]).to(delta)
         elif isinstance(module, ModulesToSaveWrapper):
             for tensor in _tensors(module.modules_to_save[ADAPTER]):
@@ -106,7 +114,7 @@ def untie_where_lora_stands(wrapped: Any) -> None:
     from peft.tuners.lora import LoraLayer
 
     base = wrapped.get_base_model()
-    embedding, head = base.get_input_embeddings(), base.get_output_embeddings()
+    embedding, head = _matrices(base)
     if not (isinstance(embedding, LoraLayer) or isinstance(head, LoraLayer)):
         return
     below = [module.get_base_layer() if isinstance(module, LoraLayer) else module for module in (embedding, head)]
@@ -117,11 +125,25 @@ def untie_where_lora_stands(wrapped: Any) -> None:
 
 def tied(model: Any) -> bool:
     """Whether embedding and head are one matrix."""
-    return _tied(model.get_input_embeddings(), model.get_output_embeddings())
+    return _tied(*_matrices(model))
 
 
 def _tied(embedding: Any, head: Any) -> bool:
-    return head is not None and head.weight is embedding.weight
+    return embedding is not None and head is not None and head.weight is embedding.weight
+
+
+def _matrices(model: Any) -> tuple[Any, Any]:
+    """Embedding and head; None for what a model has not, as one of images."""
+    found = []
+    for look in ("get_input_embeddings", "get_output_embeddings"):
+        try:
+            module = getattr(model, look)()
+        except (AttributeError, NotImplementedError):
+            module = None
+        found.append(
+            module if torch.is_tensor(getattr(module, "weight", None)) and len(full_shape(module.weight)) == 2 else None
+        )
+    return found[0], found[1]
 
 
 def _copies(wrapped: Any) -> list[Any]:
@@ -151,13 +173,14 @@ def _number(tokenizer: Any, token: str) -> int:
 
 def _keep_in_fp32(copy: nn.Module, original: nn.Module) -> None:
     """Steps smaller than the spacing of bf16 would be lost. What goes in and comes out keeps the types it would have had."""
-    dtype = next(original.parameters()).dtype
+    dtype = next((parameter.dtype for parameter in original.parameters()), torch.float32)
     if dtype == torch.float32:
         return
     copy.float()
 
     def into(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(a.float() if torch.is_tensor(a) and a.is_floating_point() else a for a in args)
+        own = next(module.parameters()).dtype  # an export may change it
+        return tuple(a.to(own) if torch.is_tensor(a) and a.is_floating_point() else a for a in args)
 
     def out_of(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         return output.to(dtype) if torch.is_tensor(output) else output

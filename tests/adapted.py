@@ -9,8 +9,10 @@ import torch
 from tasks.families import VOCABULARY, build
 from torch import Tensor
 
-from launcher import checkpoint, proof
+from launcher import proof, saved_state
 from launcher.adapters import lora
+from launcher.engine import Engine
+from launcher.engine.replicated import Replicated
 from launcher.token_rows import TokenRows
 
 NEW = 5  # tokens that the base model does not know
@@ -60,9 +62,36 @@ def train(model: Any, steps: int = 3) -> Any:
     return model
 
 
+class Alone:
+    """As much of an engine as a checkpoint of one process needs."""
+
+    is_main = True
+    weights, load_weights = Engine.weights, Engine.load_weights
+    optimizer_states, load_optimizer_states = Engine.optimizer_states, Engine.load_optimizer_states
+
+    def __init__(self, objective: Any = None, optimizer: Any = None):
+        self.objective = objective
+        self._strategy = Replicated.__new__(Replicated)
+        self._strategy.objective, self._strategy.optimizer = objective, optimizer
+
+
+def save(model: Any, folder: Path) -> None:
+    """A checkpoint's model/."""
+    saved_state.save_model(model, folder, Alone())
+
+
+def load(model: Any, folder: Path) -> None:
+    saved_state.load_model(model, folder, Alone())
+
+
+def export(model: Any, folder: Path) -> None:
+    """As `launcher.export` writes it."""
+    model.save_pretrained(folder, **({"save_embedding_layers": False} if hasattr(model, "peft_config") else {}))
+
+
 def loaded(model: Any, fresh: Any, folder: Path) -> Any:
     """What PEFT makes of the written adapter and somebody's copy of the base."""
-    checkpoint.save_model(lora.plain(model), folder)
+    export(lora.plain(model), folder)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return peft.PeftModel.from_pretrained(fresh, folder)
@@ -71,5 +100,5 @@ def loaded(model: Any, fresh: Any, folder: Path) -> Any:
 def merged(model: Any, folder: Path) -> Any:
     """The merged model, written and loaded by transformers."""
     kind = type(model.get_base_model())
-    checkpoint.save_model(lora.merge(model), folder)
+    export(lora.merge(model), folder)
     return kind.from_pretrained(folder, attn_implementation="eager")

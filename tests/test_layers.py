@@ -10,6 +10,7 @@ LAYERS = [
     {"errors", "log", "shipped", "launcher_kernels", ""},
     {
         "recipe",
+        "support",
         "schema",
         "section",
         "suggest",
@@ -31,6 +32,9 @@ LAYERS = [
     {"tasks", "adapters", "optimizers", "trackers"},
     {
         "plan",
+        "zero_config",
+        "saved_state",
+        "tensor_files",
         "world",
         "notes",
         "batch_size",
@@ -43,11 +47,11 @@ LAYERS = [
         "output",
         "environment",
         "faults",
-        "param_groups",
         "spawn",
         "meter",
+        "param_groups",
     },
-    {"loop", "evaluate", "run", "restore", "story", "report"},
+    {"loop", "evaluate", "run", "restore", "story", "unshard", "report"},
     {"verbs", "__main__"},
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}

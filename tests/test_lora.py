@@ -9,10 +9,9 @@ import peft
 import pytest
 import tiny
 import torch
-from adapted import adapt, base, loaded, logits, merged, train
+from adapted import adapt, base, load, loaded, logits, merged, save, train
 from pydantic import ValidationError
 
-from launcher import checkpoint
 from launcher.adapters import lora
 from launcher.errors import CheckpointError, RecipeError
 from launcher.lora import apply_lora
@@ -128,6 +127,8 @@ def test_what_does_not_fit_the_model_is_refused(options: dict, said: str) -> Non
         {"init_lora_weights": "pissa_niter_"},
         {"rank_pattern": {"q_proj": 0}},
         {"loraplus_lr_ratio": 0.5},
+        {"target_modules": "(q_proj"},
+        {"alpha_pattern": {"*.q_proj": 1.0}},
     ],
 )
 def test_what_does_not_fit_together_is_refused(options: dict) -> None:
@@ -163,21 +164,21 @@ def test_the_adapter_fits_everybodys_base(family: str, start: object, use_rslora
 def test_a_checkpoint_holds_the_start(start: str, tmp_path: Path) -> None:
     """Into a model that began elsewhere (another machine decomposes differently in the last bits): bit for bit the same."""
     model = train(adapt(base(), init_lora_weights=start))
-    checkpoint.save_model(model, tmp_path / "model")
+    save(model, tmp_path / "model")
     other = adapt(base(), seed=9, init_lora_weights=start)
     for layer in (m for m in other.modules() if hasattr(m, "lora_start")):
         layer.lora_start["default"].a.mul_(1.001)
-    checkpoint.load_model(other, tmp_path / "model")
+    load(other, tmp_path / "model")
     assert torch.equal(logits(other), logits(model))
 
 
 def test_an_adapter_that_began_plainly_is_no_checkpoint_of_one_that_did_not(tmp_path: Path) -> None:
-    checkpoint.save_model(adapt(base()), tmp_path / "model")
+    save(adapt(base()), tmp_path / "model")
     with pytest.raises(CheckpointError, match="lora_start"):
-        checkpoint.load_model(adapt(base(), init_lora_weights="pissa"), tmp_path / "model")
-    checkpoint.save_model(adapt(base(), init_lora_weights="pissa"), tmp_path / "started")
+        load(adapt(base(), init_lora_weights="pissa"), tmp_path / "model")
+    save(adapt(base(), init_lora_weights="pissa"), tmp_path / "started")
     with pytest.raises(CheckpointError, match="lora_start"):
-        checkpoint.load_model(adapt(base()), tmp_path / "started")
+        load(adapt(base()), tmp_path / "started")
 
 
 # ranks

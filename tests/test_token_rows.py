@@ -7,11 +7,11 @@ from types import SimpleNamespace
 import pytest
 import tiny
 import torch
-from adapted import NEW, adapt, base, grown, loaded, logits, merged, train
+from adapted import NEW, adapt, base, export, grown, load, loaded, logits, merged, save, train
 from tasks.families import VOCABULARY, assert_same, loss_and_gradients
 from torch import nn
 
-from launcher import checkpoint, heads, model, parts, proof, recipe, token_rows
+from launcher import heads, model, parts, proof, recipe, token_rows
 from launcher.errors import RecipeError
 from launcher.tasks.causal_lm.objective import Objective
 
@@ -115,9 +115,9 @@ def test_rows_that_are_switched_off_or_merged() -> None:
 def test_checkpoints_hold_the_rows(way: str, tmp_path: Path) -> None:
     for tied in (False, True):
         ours = train(adapt(grown(trained=KNOWN, tie_word_embeddings=tied), **options_of(way, "llama")))
-        checkpoint.save_model(ours, tmp_path / f"{tied}")
+        save(ours, tmp_path / f"{tied}")
         other = adapt(grown(trained=KNOWN, tie_word_embeddings=tied), seed=7, **options_of(way, "llama"))
-        checkpoint.load_model(other, tmp_path / f"{tied}")
+        load(other, tmp_path / f"{tied}")
         assert torch.equal(logits(other), logits(ours))
 
 
@@ -148,6 +148,16 @@ def test_a_head_with_a_bias_has_no_rows_of_its_own() -> None:
     assert adapt(grown("phi"), modules_to_save=("embed_tokens", "lm_head")) is not None
 
 
+@pytest.mark.parametrize("kind", ["ViT", "Bert"])
+def test_models_without_a_vocabulary_or_without_its_head_have_no_rows_to_train(kind: str) -> None:
+    import transformers
+
+    shape = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    made = getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(**shape))
+    assert token_rows.of(made).trained == () and not token_rows.tied(made)
+    assert token_rows.peft_options(made, ()) == {"modules_to_save": None, "trainable_token_indices": None}
+
+
 def test_lora_and_rows_on_one_matrix_are_refused() -> None:
     with pytest.raises(RecipeError, match="LoRA on a matrix whose single rows.*adapter.target_modules"):
         adapt(grown(), target_modules=("q_proj", "lm_head"))
@@ -156,7 +166,7 @@ def test_lora_and_rows_on_one_matrix_are_refused() -> None:
 # what the recipe asks for
 
 
-def load(path: Path, *words: str):
+def made_from(path: Path, *words: str):
     loaded_recipe = recipe.load(path, words)
     tokenizer = model.load_tokenizer(loaded_recipe)
     return model.load(loaded_recipe, TASK, "fp32", tokenizer, False), tokenizer, loaded_recipe
@@ -166,7 +176,7 @@ ADDED = "tokenizer.add_tokens=[" + ", ".join(f"new{i}" for i in range(20)) + "]"
 
 
 def test_added_tokens_are_found_wherever_their_rows_are(recipe: Path) -> None:
-    made, tokenizer, _ = load(recipe, ADDED, "adapter.trainable_tokens=[cat]")
+    made, tokenizer, _ = made_from(recipe, ADDED, "adapter.trainable_tokens=[cat]")
     added = [tokenizer.convert_tokens_to_ids(f"new{i}") for i in range(20)]
     assert made.token_rows == token_rows.TokenRows(32, (tokenizer.convert_tokens_to_ids("cat"), *added))
     assert (min(added), max(added)) == (25, 44) and made.get_input_embeddings().weight.shape[0] == 45
@@ -174,19 +184,19 @@ def test_added_tokens_are_found_wherever_their_rows_are(recipe: Path) -> None:
 
 
 def test_under_method_full_new_rows_begin_at_the_mean(recipe: Path) -> None:
-    made, _, _ = load(recipe, ADDED, "method=full", "adapter=null")
+    made, _, _ = made_from(recipe, ADDED, "method=full", "adapter=null")
     for matrix in (made.get_input_embeddings().weight, made.lm_head.weight):
         torch.testing.assert_close(matrix[32:], matrix[:32].mean(0).expand(13, -1))
 
 
 def test_a_token_that_nobody_knows_is_named(recipe: Path) -> None:
     with pytest.raises(RecipeError, match="trainable_tokens: 'unicorn' is no token .*tokenizer.add_tokens"):
-        load(recipe, "adapter.trainable_tokens=[unicorn]")
+        made_from(recipe, "adapter.trainable_tokens=[unicorn]")
 
 
 def test_a_method_that_trains_no_rows_is_refused(recipe: Path) -> None:
     """A plug-in, for example."""
-    made, tokenizer, loaded_recipe = load(recipe)
+    made, tokenizer, loaded_recipe = made_from(recipe)
     other = SimpleNamespace(
         method="other", adapter=loaded_recipe.checkpoint, tokenizer=SimpleNamespace(add_tokens=("cat",))
     )
@@ -199,7 +209,7 @@ def test_the_plan_counts_the_rows(recipe: Path) -> None:
     from launcher import parts
 
     for words in ([], ["adapter.init_lora_weights=pissa"], ["adapter.modules_to_save=[embed_tokens, lm_head]"]):
-        made, tokenizer, loaded_recipe = load(recipe, ADDED, *words)
+        made, tokenizer, loaded_recipe = made_from(recipe, ADDED, *words)
         facts = model.facts(loaded_recipe, TASK, parts.load("adapters", "lora"), tokenizer)
         real = parts.load("adapters", "lora").apply(made, loaded_recipe.adapter)
         assert facts.trainable == sum(p.numel() for p in real.parameters() if p.requires_grad)
@@ -248,7 +258,7 @@ def test_peft_as_a_user_has_it_resizes_by_the_tokenizer(tmp_path: Path) -> None:
             nn.init.normal_(parameter, std=0.1)
     ids = torch.arange(45).view(1, -1)
     expected = ours.eval()(input_ids=ids).logits
-    checkpoint.save_model(parts.load("adapters", "lora").plain(ours), tmp_path / "adapter")
+    export(parts.load("adapters", "lora").plain(ours), tmp_path / "adapter")
     tokenizer.save_pretrained(tmp_path / "adapter")
     theirs = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter")
     torch.testing.assert_close(theirs.eval()(input_ids=ids).logits, expected, rtol=0, atol=1e-5)

@@ -5,7 +5,7 @@ from typing import Any
 
 from launcher import adam
 
-ELEMENTWISE = True  # to the rounding of the blocks, which begin elsewhere in a shard
+ELEMENTWISE = False  # 256 elements share a scale, and flattened shards would cut through them
 
 
 class Config(adam.AdamOptions):

@@ -17,9 +17,7 @@ ELEMENTWISE = False  # a matrix is made orthogonal as a whole
 class Config(AdamOptions):
     name: str = "muon"
     momentum: Annotated[float, Field(ge=0, lt=1)] = 0.95
-    """Share of the momentum that is kept; betas and eps are for what AdamW trains."""
-    nesterov: bool = True
-    """Look ahead along the momentum."""
+    """Share of the momentum that is kept, along which it looks ahead (Nesterov); betas and eps are for what AdamW trains."""
     ns_steps: Annotated[int, Field(ge=1, lt=100)] = 5
     """Newton-Schulz iterations, in bf16, that make an update orthogonal."""
 
@@ -32,7 +30,6 @@ def build(param_groups: list[dict[str, Any]], config: Config) -> Any:
             groups,
             lr=config.learning_rate,
             momentum=config.momentum,
-            nesterov=config.nesterov,
             ns_steps=config.ns_steps,
             adjust_lr_fn="match_rms_adamw",
         )
