@@ -4,12 +4,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from launcher import batch_size, parts, zero_config
+from launcher import batch_size, parts, weight_storage, zero_config
 from launcher.data.order import Order
 from launcher.errors import RecipeError
 from launcher.notes import Notes
 from launcher.recipe import Recipe
 from launcher.support import Combination, needs
+from launcher.weight_storage import Quantized
 from launcher.world import World
 
 OrderOf = Callable[[int], Order]  # from a global batch size
@@ -31,6 +32,7 @@ class ModelFacts:
     loss_reason: str
     source: str
     loss_way: LossWay | None = None
+    quantized: Quantized | None = None
     num_layers: int | None = None
     hidden_size: int | None = None
     trained: tuple[
@@ -57,6 +59,8 @@ class Plan:
     timeout_minutes: int
     precision: str
     model_dtype: str
+    quantization: str | None
+    compute_dtype: str | None
     gradient_checkpointing: bool
     max_grad_norm: float | None
     global_batch_size: int
@@ -119,6 +123,7 @@ def make(recipe: Recipe, world: World, facts: ModelFacts | None, order: OrderOf 
     _world(notes, recipe, world)
     batch_size.derive(notes, recipe, world)
     _precision(notes, recipe, world)
+    weight_storage.derive(notes, recipe, facts.quantized if facts else None)
     _refuse_without_hardware(notes, recipe)
     _zero(notes, recipe, facts)
     _steps(notes, recipe, order, data_note)
@@ -304,8 +309,10 @@ def _memory(notes: Notes, facts: ModelFacts | None) -> None:
     notes.put("model", facts.architecture, facts.source)
     notes.put("parameters", facts.parameters, "counted on the shapes")
     notes.put("trainable_parameters", facts.trainable, "counted on the shapes")
-    frozen = facts.parameters - facts.trainable
-    notes.put("weight_bytes_per_rank", frozen * size + facts.trainable * trained, "computed: parameters x their bytes")
+    frozen_bytes = (facts.parameters - facts.trainable) * size
+    if facts.quantized is not None:
+        frozen_bytes = facts.quantized.weight_bytes(notes["model_dtype"])
+    notes.put("weight_bytes_per_rank", frozen_bytes + facts.trainable * trained, "computed: parameters x their bytes")
     notes.put("gradient_bytes_per_rank", facts.trainable * trained, "computed: trainable x their bytes")
     options = notes.recipe.optimizer
     part = parts.load("optimizers", options.name)
@@ -323,11 +330,16 @@ def _loss_reason(notes: Notes, facts: ModelFacts) -> str:
 
 
 def _sameness(notes: Notes, facts: ModelFacts | None) -> None:
+    why = None
     if facts is not None and facts.has_dropout:
-        text = "equal on any number of ranks for the same per_device_train_batch_size (the model has dropout)"
+        why = "the model has dropout"
+    elif facts is not None and facts.quantized is not None and facts.quantized.bits == 8 and notes["device"] != "cpu":
+        why = "int8 layers compute columns with outliers apart, in whole micro-batches"
+    if why:
+        text = f"equal on any number of ranks for the same per_device_train_batch_size ({why})"
     else:
         text = "equal to rounding however global_batch_size is sliced (no dropout)"
-    notes.put("same_result", text, "computed: from the model's dropout")
+    notes.put("same_result", text, "computed: from the model's dropout and layers")
 
 
 def _shown(value: Any) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from launcher import checkpoint, log, model, param_groups, parts, plan, saved_state
+from launcher import checkpoint, log, model, param_groups, parts, plan, quantize, saved_state
 from launcher.checkpoint import Checkpoint
 from launcher.data import order, sources
 from launcher.data.digest import file_digest
@@ -134,6 +134,8 @@ def prepare_rows(recipe: Recipe, task: ModuleType, tokenizer: Any, which: str) -
 
 def prepare_all(recipe: Recipe, world: World) -> Prepared:
     """Plan, tokenizer and data of a recipe that can train."""
+    if recipe.method == "qlora":
+        quantize.insist_on_bitsandbytes()
     task = parts.load_whole("tasks", recipe.task)
     tokenizer = model.load_tokenizer(recipe)
     train = prepare_rows(recipe, task, tokenizer, "train")
@@ -157,9 +159,10 @@ def order_of(recipe: Recipe, train: Joined, global_batch_size: int) -> order.Ord
 
 
 def build_objective(prepared: Prepared) -> Any:
-    """Base model, adapter and loss on the CPU."""
+    """Base model, adapter and loss; on the CPU, but for layers that are quantised on a GPU as they are read."""
     recipe, made = prepared.recipe, prepared.plan
-    base = model.load(recipe, prepared.task, made.model_dtype, prepared.tokenizer, made.gradient_checkpointing)
+    how = made.model_dtype, prepared.tokenizer, made.gradient_checkpointing, made.device, made.compute_dtype
+    base = model.load(recipe, prepared.task, *how)
     adapted = parts.load("adapters", recipe.method).apply(base, recipe.adapter)
     return prepared.task.objective.Objective(adapted, recipe.loss.implementation)
 
