@@ -20,6 +20,7 @@ from accelerate.state import AcceleratorState
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
 from launcher.errors import NonFiniteError
+from launcher.loss_scale import LossScale
 from launcher.losses import Loss
 from launcher.plan import Plan
 from launcher.world import World
@@ -30,7 +31,7 @@ def world() -> World:
     size = int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_WORLD_SIZE", size))
     on_gpu = torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "false").lower() not in ("1", "true")
-    has_bf16 = torch.cuda.is_bf16_supported() if on_gpu else torch.cpu._is_amx_tile_supported()
+    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else torch.cpu._is_amx_tile_supported()
     return World(size // local, local, "cuda" if on_gpu else "cpu", has_bf16)
 
 
@@ -40,6 +41,7 @@ class Engine:
     def __init__(self, plan: Plan):
         torch.set_num_threads(_threads(plan))
         torch.set_float32_matmul_precision("high" if plan.precision == "tf32" else "highest")
+        torch.backends.cudnn.allow_tf32 = plan.precision == "tf32"  # convolutions would take it by default
         self.accelerator = Accelerator(
             cpu=plan.device == "cpu",
             mixed_precision=plan.precision if plan.precision in ("bf16", "fp16") else "no",
@@ -55,6 +57,9 @@ class Engine:
         self.world_size = dist.get_world_size() if dist.is_initialized() else 1
         if self.world_size != plan.world_size:
             raise AssertionError(f"planned for {plan.world_size} processes, started with {self.world_size}")
+        self.loss_scale = LossScale(self.device, self.world_size) if plan.precision == "fp16" else None
+        if self.loss_scale is not None:  # on a CPU, Accelerate would train in fp32 and not say so
+            self.accelerator.native_amp, self.accelerator.scaler = True, self.loss_scale.scaler
         # Counts, votes and messages travel over gloo, so that a GPU need not be waited for.
         self._group = dist.new_group(backend="gloo") if self.world_size > 1 else None
 
@@ -96,15 +101,18 @@ class Engine:
         return loss
 
     def step(self) -> float:
-        """Clip, update, clear; returns the gradient norm before clipping. A NaN never reaches the weights."""
+        """Clip, update, clear; returns the gradient norm before clipping. A NaN never reaches the weights: it is an error, or
+        with fp16 returned after a step that changed nothing."""
         limit = self.plan.max_grad_norm if self.plan.max_grad_norm is not None else math.inf
         norm = float(self.accelerator.clip_grad_norm_(self._wrapped.parameters(), limit))
-        if not math.isfinite(norm) and self.plan.precision != "fp16":  # fp16's loss scaling skips such a step by itself
+        if not math.isfinite(norm) and self.loss_scale is None:  # which skips such a step by itself
             raise NonFiniteError(
                 f"the gradient norm is {norm}", fix="lower optimizer.learning_rate, or look at the data of this step"
             )
         self._optimizer.step()
         self._optimizer.zero_grad()
+        if self.loss_scale is not None:
+            self.loss_scale.after_step(norm)
         return norm
 
     def set_learning_rate(self, learning_rate: float) -> None:
@@ -158,11 +166,11 @@ class Engine:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
     def scaler_state(self) -> dict[str, Any] | None:
-        return self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None
+        return self.loss_scale.state() if self.loss_scale is not None else None
 
     def load_scaler_state(self, state: dict[str, Any] | None) -> None:
-        if state and self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state)
+        if state and self.loss_scale is not None:
+            self.loss_scale.load(state)
 
     def close(self) -> None:
         """Leave the process group, and make room for another engine in this process (Accelerate keeps its state globally)."""

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import transformers
 
-from launcher import heads, losses, shipped
+from launcher import activations, heads, losses, shipped
 from launcher.errors import EnvironmentProblem, RecipeError
 from launcher.plan import ModelFacts
 from launcher.recipe import Recipe
@@ -79,7 +79,7 @@ def load_config(recipe: Recipe) -> tuple[Any, str]:
         ) from error
 
 
-def load(recipe: Recipe, task: ModuleType, dtype: str, tokenizer: Any, gradient_checkpointing: bool) -> Any:
+def load(recipe: Recipe, task: ModuleType, dtype: str, tokenizer: Any) -> Any:
     """The base model on the CPU, in train mode, with an embedding row for every token of the tokenizer."""
     section = recipe.model
     auto_class = getattr(transformers, task.AUTO_CLASS)
@@ -94,14 +94,6 @@ def load(recipe: Recipe, task: ModuleType, dtype: str, tokenizer: Any, gradient_
     else:
         model = _pretrained(auto_class, section, dtype, attention)
     _fit_vocabulary(model, recipe, tokenizer)
-    if gradient_checkpointing:
-        model.config.use_cache = False
-        enable = getattr(
-            model, "activation_checkpointing_enable", model.gradient_checkpointing_enable
-        )  # renamed in 5.20
-        enable({"use_reentrant": False})
-        if recipe.method != "full":
-            model.enable_input_require_grads()
     return model.train()
 
 
@@ -128,6 +120,7 @@ def facts(recipe: Recipe, task: ModuleType, adapter: ModuleType) -> ModelFacts:
         loss="fused" if fused else "torch",
         loss_reason="loss.implementation" if asked != "auto" else f"auto: {reason}",
         source=source,
+        layers=len(activations.layers(base)) if base.supports_gradient_checkpointing else 0,
         loss_way=partial(_loss_way, head, recipe.method) if fused else None,
     )
 
