@@ -15,9 +15,9 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 
 from launcher.errors import RecipeError
 
-# Not the reentrant kind: it takes whatever backward takes, needs no gradient of its input, so frozen layers below the first
-# trained one cost nothing, and restores random numbers and autocast as they were.
-_recomputed = partial(checkpoint, use_reentrant=False)
+# Not the reentrant kind: this one needs no gradient of its input, so that layers below the first trained one cost nothing. It stops
+# at the last tensor that is asked for; if it ran on to its end, DeepSpeed's ZeRO-3 would take the weights away before their use.
+_recomputed = partial(checkpoint, use_reentrant=False, early_stop=True)
 
 
 def layers(model: nn.Module) -> list[nn.Module]:

@@ -14,7 +14,7 @@ from torch import nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 import launcher.recipe
-from launcher import activations, model, parts, plan
+from launcher import activations, model, parts, plan, run
 from launcher.errors import RecipeError
 from launcher.plan import ModelFacts
 from launcher.tasks.causal_lm.objective import Objective
@@ -30,6 +30,12 @@ DEEP = {
     "qwen3_moe": {"num_hidden_layers": LAYERS},
     "gpt2": {"n_layer": LAYERS, "attn_pdrop": 0.2, "embd_pdrop": 0.2, "resid_pdrop": 0.2},
 }
+FACTS = ModelFacts("Tiny", 1000, 100, 64, False, "fused", "auto", "here", layers=LAYERS)
+ON, EVERY, OFFLOAD = (
+    "training.gradient_checkpointing=true",
+    "training.gradient_checkpointing_interval",
+    "training.activation_offloading=true",
+)
 BATCHES = {"padded": padded_batch, "packed": packed_batch}
 
 
@@ -163,6 +169,15 @@ def test_evaluation_and_generation_run_as_ever() -> None:
     assert objective.model.config.use_cache is True, "it would be exported"
 
 
+def test_a_run_recomputes_what_its_recipe_says(recipe: Path) -> None:
+    """And sends no gradients to a frozen embedding, as PEFT does to a model that it finds checkpointing."""
+    prepared = run.prepare_all(launcher.recipe.load(recipe, [ON, f"{EVERY}=2"]), World())
+    objective = run.build_objective(prepared)
+    assert [layer.gradient_checkpointing for layer in activations.layers(objective)] == [True, False]
+    states = objective.model.get_input_embeddings()(torch.ones(1, 1, dtype=torch.long))
+    assert not states.requires_grad
+
+
 class Inner(GradientCheckpointingLayer):
     def forward(self, states):
         return states
@@ -274,14 +289,6 @@ def test_on_a_gpu_the_inputs_wait_in_pinned_memory() -> None:
 
 
 # what the plan refuses
-
-
-FACTS = ModelFacts("Tiny", 1000, 100, 64, False, "fused", "auto", "here", layers=LAYERS)
-ON, EVERY, OFFLOAD = (
-    "training.gradient_checkpointing=true",
-    "training.gradient_checkpointing_interval",
-    "training.activation_offloading=true",
-)
 
 
 def planned(path: Path, *words: str, device: str = "cuda", layers: int | None = LAYERS) -> plan.Plan:
