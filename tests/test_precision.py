@@ -220,7 +220,7 @@ def test_small_updates_of_fp32_weights_are_kept_under_bf16(start, dtype: str, ke
 # whole runs
 
 
-def test_a_run_in_fp16_skips_goes_on_and_resumes(recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_in_fp16_skips_goes_on_and_resumes(recipe: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     """The scale is too high at first and grows every other step, so that overflows come again and again."""
     monkeypatch.setattr(loss_scale, "INITIAL", 2.0**21)
     monkeypatch.setattr(loss_scale, "GROWTH_INTERVAL", 2)
@@ -228,6 +228,8 @@ def test_a_run_in_fp16_skips_goes_on_and_resumes(recipe: Path, tmp_path: Path, m
     words += ["evaluation.metrics=[loss]", "logging.trackers=[jsonl,console]"]
     whole = tmp_path / "whole"
     assert tiny.train(recipe, *words, f"output_dir={whole}") == 0
+    said = capsys.readouterr().out
+    assert "step skipped  " in said and "left out" not in said
     skipped, scales = tiny.losses(whole, "train/skipped_steps"), tiny.losses(whole, "train/loss_scale")
     norms, held_out = tiny.losses(whole, "train/grad_norm"), tiny.losses(whole, "eval/loss")
     for now in range(1, 14):
