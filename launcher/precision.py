@@ -9,6 +9,7 @@ from launcher.recipe import Recipe
 from launcher.world import World
 
 HALF = ("bf16", "fp16")
+INITIAL_SCALE_POWER, GROWTH_INTERVAL = 16, 2000  # fp16: the first loss scale is 2^16; steps until it is doubled
 
 
 def derive(notes: Notes, recipe: Recipe, world: World) -> None:

@@ -30,7 +30,7 @@ DEEP = {
     "qwen3_moe": {"num_hidden_layers": LAYERS},
     "gpt2": {"n_layer": LAYERS, "attn_pdrop": 0.2, "embd_pdrop": 0.2, "resid_pdrop": 0.2},
 }
-FACTS = ModelFacts("Tiny", 1000, 100, 64, False, "fused", "auto", "here", layers=LAYERS)
+FACTS = ModelFacts("Tiny", 1000, 100, 64, False, "fused", "auto", "here", recomputable_layers=LAYERS)
 ON, EVERY, OFFLOAD = (
     "training.gradient_checkpointing=true",
     "training.gradient_checkpointing_interval",
@@ -292,7 +292,7 @@ def test_on_a_gpu_the_inputs_wait_in_pinned_memory() -> None:
 
 
 def planned(path: Path, *words: str, device: str = "cuda", layers: int | None = LAYERS) -> plan.Plan:
-    facts = dataclasses.replace(FACTS, layers=layers)
+    facts = dataclasses.replace(FACTS, recomputable_layers=layers)
     return plan.make(launcher.recipe.load(path, words), World(device=device, bf16=True), facts, None, "no data here")
 
 
@@ -317,5 +317,5 @@ def test_what_cannot_be_is_refused(recipe: Path, words: list[str], where: dict, 
 
 def test_the_layers_are_counted_before_a_weight_is_read(recipe: Path) -> None:
     task, adapter = parts.load_whole("tasks", "causal_lm"), parts.load("adapters", "lora")
-    assert model.facts(launcher.recipe.load(recipe), task, adapter).layers == 2
+    assert model.facts(launcher.recipe.load(recipe), task, adapter).recomputable_layers == 2
     assert tiny.train(recipe, ON, f"{EVERY}=3") == 89

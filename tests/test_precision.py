@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import launcher.recipe
-from launcher import engine, log, loss_scale, plan
+from launcher import engine, log, plan, precision
 from launcher.engine import Engine
 from launcher.errors import NonFiniteError, RecipeError
 from launcher.loss_scale import LossScale
@@ -166,7 +166,7 @@ def test_clipping_is_of_the_true_gradient(start, precision: str) -> None:
 @pytest.mark.parametrize("optimizer", ["sgd", "adamw"])
 def test_an_overflow_changes_nothing_and_halves_the_scale(start, optimizer: str, monkeypatch, capsys) -> None:
     """Fused optimizers skip inside of their own kernel, where Accelerate does not see it."""
-    monkeypatch.setattr(loss_scale, "INITIAL", 2.0**17)  # the largest gradient, 0.96, fits into fp16 at 2^16
+    monkeypatch.setattr(precision, "INITIAL_SCALE_POWER", 17)  # the largest gradient, 0.96, fits into fp16 at 2^16
     log.set_up(0)
     running, objective = start("fp16", "training.max_grad_norm=null"), Rows(factor=1.0)
     assert not math.isfinite(step(running, objective, optimizer, learning_rate=0.5))
@@ -200,10 +200,10 @@ def test_the_scale_of_a_rank_holds_its_share_of_the_world() -> None:
     one, four = LossScale(torch.device("cpu"), 1), LossScale(torch.device("cpu"), 4)
     assert (one.value, four.value) == (2.0**16, 2.0**16)
     assert four.scaler.get_scale() == 2.0**14
-    one.load(four.state() | {"scale": 8.0, "_growth_tracker": 5})
+    one.load({"scale": 8.0, "good_steps": 5})
     four.load(one.state())
     assert (one.scaler.get_scale(), four.scaler.get_scale()) == (8.0, 2.0)
-    assert four.state() == one.state() and one.state()["_growth_tracker"] == 5
+    assert four.state() == one.state() == {"scale": 8.0, "good_steps": 5}
 
 
 @pytest.mark.parametrize(("dtype", "kept"), [("auto", True), ("bf16", False)])
@@ -222,8 +222,8 @@ def test_small_updates_of_fp32_weights_are_kept_under_bf16(start, dtype: str, ke
 
 def test_a_run_in_fp16_skips_goes_on_and_resumes(recipe: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     """The scale is too high at first and grows every other step, so that overflows come again and again."""
-    monkeypatch.setattr(loss_scale, "INITIAL", 2.0**21)
-    monkeypatch.setattr(loss_scale, "GROWTH_INTERVAL", 2)
+    monkeypatch.setattr(precision, "INITIAL_SCALE_POWER", 21)
+    monkeypatch.setattr(precision, "GROWTH_INTERVAL", 2)
     words = ["training.precision=fp16", "training.max_steps=13", "checkpoint.save_steps=3", "evaluation.eval_steps=1"]
     words += ["evaluation.metrics=[loss]", "logging.trackers=[jsonl,console]"]
     whole = tmp_path / "whole"
