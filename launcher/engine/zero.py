@@ -241,12 +241,15 @@ def _set_environment(device: str) -> None:
         os.environ |= {"DS_ACCELERATOR": "cpu", "ACCELERATE_TORCH_DEVICE": "cpu"}
     os.environ.pop("ACCELERATE_USE_CPU", None)  # drops DeepSpeed without a word
     try:
-        import deepspeed  # noqa: F401
+        from deepspeed import ops
     except ImportError as error:
         raise EnvironmentProblem(
             f"distributed.strategy asks for ZeRO, and DeepSpeed cannot be imported: {error}",
             fix="pip install 'finetune-launcher[deepspeed]'",
         ) from error
+    ops.__compatible_ops__["deepspeed_shm_comm"] = (
+        False  # a minute of C++ compilation, for a faster all-reduce within one host
+    )
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     warnings.filterwarnings(
         "ignore", message=".*_tensor` is deprecated", category=FutureWarning
