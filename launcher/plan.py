@@ -174,7 +174,7 @@ def _world(notes: Notes, recipe: Recipe, world: World) -> None:
 
 def _numerics(notes: Notes, recipe: Recipe, world: World, facts: ModelFacts | None) -> None:
     precision.derive(notes, recipe, world)
-    activation_memory.derive(notes, recipe, world, facts.recomputable_layers if facts else None)
+    activation_memory.derive(notes, recipe, facts.recomputable_layers if facts else None)
     notes.take("max_grad_norm", "training.max_grad_norm", recipe.training.max_grad_norm)
     notes.take("packing", "data.packing", recipe.data.packing)
     notes.take("max_length", "data.max_length", recipe.data.max_length)

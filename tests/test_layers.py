@@ -11,6 +11,7 @@ LAYERS = [
     {
         "recipe",
         "support",
+        "support_table",
         "schema",
         "section",
         "suggest",

@@ -35,7 +35,7 @@ def planned(path: Path, *words: str, world: World = CPU) -> Plan:
 @pytest.mark.parametrize(
     ("precision", "world", "says"),
     [
-        ("tf32", CPU, "a CPU has no TF32"),
+        ("tf32", CPU, "TF32 is a way in which NVIDIA GPUs multiply, and there is no GPU"),
         ("tf32", OLD_GPU, "this GPU has no tf32, which began with Ampere; use auto or fp16"),
         ("bf16", OLD_GPU, "this GPU has no bf16"),
     ],
