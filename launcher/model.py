@@ -4,7 +4,7 @@ import inspect
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -14,10 +14,12 @@ from typing import Any
 import torch
 import transformers
 
-from launcher import heads, losses, param_groups, shipped, token_rows
+from launcher import activations, heads, inventory, losses, quantize, quantized_layers, shipped, token_rows
+from launcher.activation_memory import Decoder
 from launcher.errors import EnvironmentProblem, RecipeError
-from launcher.model_facts import LossChoice, ModelFacts, Weight
+from launcher.model_facts import LossChoice, ModelFacts
 from launcher.recipe import Recipe
+from launcher.weight_storage import Quantized
 
 transformers.utils.logging.disable_progress_bar()
 # bitsandbytes, which PEFT imports where it is installed, asks for an optional CPU kernel of the hub at every start.
@@ -25,12 +27,6 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 # PEFT still asks transformers for names that it is about to rename; a user can do nothing about that.
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
-LINEAR = (
-    torch.nn.Linear,
-    torch.nn.Conv1d,
-    torch.nn.Conv2d,
-    torch.nn.Conv3d,
-)  # whose gradients DeepSpeed's autocast exchanges
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -85,8 +81,18 @@ def load_config(recipe: Recipe) -> tuple[Any, str]:
         ) from error
 
 
-def load(recipe: Recipe, task: ModuleType, dtype: str, tokenizer: Any, gradient_checkpointing: bool) -> Any:
-    """The base model on the CPU, in train mode, with an embedding row for every token of the tokenizer."""
+def load(
+    recipe: Recipe,
+    task: ModuleType,
+    dtype: str,
+    tokenizer: Any,
+    device: str = "cpu",
+    compute_dtype: str | None = None,
+) -> Any:
+    """The base model in train mode, with an embedding row for every token of the tokenizer.
+
+    On the CPU; under method qlora on `device`, where its layers are quantised while they are read, to compute in `compute_dtype`.
+    """
     section = recipe.model
     auto_class = getattr(transformers, task.AUTO_CLASS)
     attention = section.attn_implementation or "sdpa"
@@ -97,17 +103,16 @@ def load(recipe: Recipe, task: ModuleType, dtype: str, tokenizer: Any, gradient_
             attn_implementation=attention,
             trust_remote_code=section.trust_remote_code,
         )
+    elif recipe.method == "qlora":
+        with torch.device("meta"):
+            shape = auto_class.from_config(load_config(recipe)[0], trust_remote_code=section.trust_remote_code)
+        layout = quantized_layers.layout(recipe, shape)
+        options = quantize.load_options(layout, compute_dtype, device)
+        model = _pretrained(auto_class, section, dtype, attention, options)
+        quantize.settle(model, layout, compute_dtype)
     else:
         model = _pretrained(auto_class, section, dtype, attention)
     token_rows.fit(model, recipe, tokenizer)
-    if gradient_checkpointing:
-        model.config.use_cache = False
-        enable = getattr(
-            model, "activation_checkpointing_enable", model.gradient_checkpointing_enable
-        )  # renamed in 5.20
-        enable({"use_reentrant": False})
-        if recipe.method != "full":
-            model.enable_input_require_grads()
     return model.train()
 
 
@@ -119,6 +124,8 @@ def facts(recipe: Recipe, task: ModuleType, adapter: ModuleType, tokenizer: Any 
             config, trust_remote_code=recipe.model.trust_remote_code
         )
         token_rows.fit(model, recipe, tokenizer)
+        layout = _layout(recipe, model)
+        stored = inventory.stored(model, layout)
         model = adapter.apply(model, recipe.adapter)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     head, reason = heads.resolve(base)
@@ -136,28 +143,21 @@ def facts(recipe: Recipe, task: ModuleType, adapter: ModuleType, tokenizer: Any 
         loss_reason="loss.implementation" if asked != "auto" else f"auto: {reason}",
         source=source,
         loss_way=partial(_loss_way, head, recipe.method) if fused else None,
+        quantized=layout and Quantized(layout.scheme.bits, str(layout), layout.remainder),
         num_layers=getattr(config.get_text_config(), "num_hidden_layers", None),
         hidden_size=getattr(config.get_text_config(), "hidden_size", None),
         vocabulary=getattr(config.get_text_config(), "vocab_size", None),
-        weights=_weights(model, recipe),
+        decoder=Decoder.of(config),
+        weights=inventory.of(model, recipe, stored),
+        recomputable_layers=len(activations.layers(base)) if base.supports_gradient_checkpointing else 0,
     )
 
 
-def _weights(model: Any, recipe: Recipe) -> tuple[Weight, ...]:
-    """Each parameter once, in the model's order, with what its bytes follow from."""
-    groups = param_groups.of(torch.nn.ModuleDict({"model": model}), recipe)
-    group_of = {id(p): number for number, group in enumerate(groups) for p in group["params"]}
-    linear = {id(p) for module in model.modules() if type(module) in LINEAR for p in module.parameters(recurse=False)}
-    return tuple(
-        Weight(
-            shape=tuple(p.shape),
-            trained=p.requires_grad,
-            group=group_of.get(id(p), 0),
-            hidden=p.requires_grad and groups[group_of[id(p)]]["hidden"],
-            linear=id(p) in linear,
-        )
-        for p in model.parameters()
-    )
+def _layout(recipe: Recipe, model: Any) -> quantized_layers.Layout | None:
+    if recipe.method == "qlora":
+        return quantized_layers.layout(recipe, model)
+    quantized_layers.refuse_quantized(model.config, recipe.method)
+    return None
 
 
 def _loss_way(
@@ -215,8 +215,10 @@ def _embedded(base: Any) -> Iterator[list[torch.Tensor]]:
         handle.remove()
 
 
-def _pretrained(auto_class: Any, section: Any, dtype: str, attention: str) -> Any:
-    options = {"revision": section.revision} if section.revision else {}
+def _pretrained(
+    auto_class: Any, section: Any, dtype: str, attention: str, options: Mapping[str, Any] | None = None
+) -> Any:
+    options = {**(options or {}), **({"revision": section.revision} if section.revision else {})}
     try:
         return auto_class.from_pretrained(
             section.name_or_path,

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 from math import prod
 from typing import Protocol
 
+from launcher.activation_memory import Decoder
+from launcher.weight_storage import Quantized
+
 
 class LossChoice(Protocol):
     """How a fused loss goes through the vocabulary; as text, with why."""
@@ -17,11 +20,19 @@ LossWay = Callable[[int, str, str, str], LossChoice]  # from tokens a micro-batc
 
 
 @dataclass(frozen=True)
+class Stored:
+    """Bytes of a quantised weight: its codes, one parameter of so many bytes; and its scales, which belong to it and are none."""
+
+    codes: int
+    scales: int
+
+
+@dataclass(frozen=True)
 class Weight:
     """One parameter of the model with its adapter.
 
     `group` and `hidden`: of the optimizer, if it is trained. `linear`: of a linear layer, whose gradients DeepSpeed exchanges
-    in the precision of autocast. `stored_bytes`: where it is quantised.
+    in the precision of autocast. `stored`: where it is quantised.
     """
 
     shape: tuple[int, ...]
@@ -29,7 +40,7 @@ class Weight:
     group: int = 0
     hidden: bool = False
     linear: bool = False
-    stored_bytes: int | None = None
+    stored: Stored | None = None
 
     @property
     def numel(self) -> int:
@@ -49,7 +60,10 @@ class ModelFacts:
     loss_reason: str
     source: str
     loss_way: LossWay | None = None
+    quantized: Quantized | None = None
     num_layers: int | None = None
     hidden_size: int | None = None
     vocabulary: int | None = None
+    recomputable_layers: int | None = None
+    decoder: Decoder | None = None
     weights: tuple[Weight, ...] = ()

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from launcher import batch_size, memory, rhythm, strategy
+from launcher import activation_memory, batch_size, memory, precision, rhythm, strategy, weight_storage
 from launcher.errors import RecipeError
 from launcher.model_facts import ModelFacts
 from launcher.notes import Notes
@@ -33,7 +33,11 @@ class Plan:
     timeout_minutes: int
     precision: str
     model_dtype: str
+    quantization: str | None
+    compute_dtype: str | None
     gradient_checkpointing: bool
+    gradient_checkpointing_interval: int | None
+    activation_offloading: bool
     max_grad_norm: float | None
     global_batch_size: int
     per_device_train_batch_size: int
@@ -102,7 +106,8 @@ def make(recipe: Recipe, world: World, facts: ModelFacts | None, order: OrderOf 
     _identity(notes, recipe)
     _world(notes, recipe, world)
     batch_size.derive(notes, recipe, world)
-    _precision(notes, recipe, world)
+    _numerics(notes, recipe, world, facts)
+    weight_storage.derive(notes, recipe, facts.quantized if facts else None)
     strategy.derive(notes, recipe, world, facts)
     _refuse_without_hardware(notes, recipe)
     rhythm.derive(notes, recipe, order, data_note)
@@ -137,33 +142,9 @@ def _world(notes: Notes, recipe: Recipe, world: World) -> None:
     notes.take("timeout_minutes", "distributed.timeout_minutes", recipe.distributed.timeout_minutes)
 
 
-def _precision(notes: Notes, recipe: Recipe, world: World) -> None:
-    precision = recipe.training.precision
-    if precision == "auto" and world.device == "cpu":
-        precision = notes.put(
-            "precision",
-            "bf16" if world.bf16 else "fp32",
-            "auto: this CPU "
-            + ("has AMX tiles for bf16" if world.bf16 else "has no AMX tiles, so bf16 would be slower"),
-        )
-    elif precision == "auto":
-        precision = notes.put(
-            "precision", "bf16" if world.bf16 else "fp16", f"auto: the GPU has {'' if world.bf16 else 'no '}bf16"
-        )
-    else:
-        if precision == "fp16" and world.device == "cpu":
-            raise RecipeError(
-                "fp16 needs a GPU", where=recipe.origin("training.precision"), fix="use auto, bf16 or fp32"
-            )
-        notes.take("precision", "training.precision", precision)
-    compute = "fp32" if precision in ("fp32", "tf32") else precision
-    if recipe.model.dtype != "auto":
-        notes.take("model_dtype", "model.dtype", recipe.model.dtype)
-    elif recipe.method == "full":
-        notes.put("model_dtype", "fp32", "auto: weights that are trained are kept in fp32")
-    else:
-        notes.put("model_dtype", compute, "auto: frozen weights are kept in the compute precision")
-    notes.take("gradient_checkpointing", "training.gradient_checkpointing", recipe.training.gradient_checkpointing)
+def _numerics(notes: Notes, recipe: Recipe, world: World, facts: ModelFacts | None) -> None:
+    precision.derive(notes, recipe, world)
+    activation_memory.derive(notes, recipe, facts.recomputable_layers if facts else None)
     notes.take("max_grad_norm", "training.max_grad_norm", recipe.training.max_grad_norm)
     notes.take("packing", "data.packing", recipe.data.packing)
     notes.take("max_length", "data.max_length", recipe.data.max_length)
@@ -180,11 +161,18 @@ def _refuse_without_hardware(notes: Notes, recipe: Recipe) -> None:
 
 
 def _sameness(notes: Notes, facts: ModelFacts | None) -> None:
+    why = None
     if facts is not None and facts.has_dropout:
-        text = "equal on any number of ranks for the same per_device_train_batch_size (the model has dropout)"
+        why = "the model has dropout"
+    elif facts is not None and facts.quantized is not None and facts.quantized.bits == 8 and notes["device"] != "cpu":
+        why = "int8 layers compute columns with outliers apart, in whole micro-batches"
+    if why:
+        text = f"equal on any number of ranks for the same per_device_train_batch_size ({why})"
     else:
         text = "equal to rounding however global_batch_size is sliced (no dropout)"
-    notes.put("same_result", text, "computed: from the model's dropout")
+    if notes["precision"] == "fp16":
+        text += "; fp16 may skip other steps with another per_device_train_batch_size"
+    notes.put("same_result", text, "computed: from the model's dropout and layers, and the precision")
 
 
 def _shown(value: Any) -> str:

@@ -54,7 +54,7 @@ def measure(
     notes: Notes, recipe: Recipe, facts: ModelFacts, strategy: str, deepspeed: Mapping[str, Any] | None
 ) -> Memory | None:
     """The memory under a strategy, from what `notes` knows of batch and precision. None where the shapes are not known."""
-    working = work.of(notes, facts)
+    working = work.of(notes, recipe, facts)
     if not facts.weights or working is None:
         return None
     setting = _setting(notes, recipe, facts, deepspeed)
@@ -100,7 +100,7 @@ def _put(notes: Notes, recipe: Recipe, made: Memory) -> None:
     notes.put("communication_bytes_per_rank", share.communication, exact)
     notes.put("transient_bytes_per_rank", share.exchange, "estimate: what is gathered and reduced at a time")
     rows = f"{notes['per_device_train_batch_size']} x {notes['max_length']} tokens"
-    notes.put("activation_bytes_per_rank", made.work.activations, f"estimate for {rows} (arXiv:2205.05198)")
+    notes.put("activation_bytes_per_rank", made.work.activations, f"estimate for {rows} ({made.work.formula})")
     notes.put("loss_bytes_per_rank", made.work.loss, f"estimate for {rows}, each with a label")
     notes.put("overhead_bytes_per_rank", made.overhead, "allowance: CUDA, NCCL and fragments, not measured")
     stepping = (

@@ -53,8 +53,8 @@ class Setting:
         return [weight for weight in self.weights if weight.trained]
 
     def bytes_of(self, weight: Weight) -> int:
-        if weight.stored_bytes is not None:
-            return weight.stored_bytes
+        if weight.stored is not None:
+            return weight.stored.codes + weight.stored.scales
         return weight.numel * (self.trained_item if weight.trained else self.frozen_item)
 
     @property

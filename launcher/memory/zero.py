@@ -211,16 +211,22 @@ def _parts_of_weights(setting: Setting, choices: Choices) -> tuple[int, int]:
     """(bytes on the device, bytes on the host): the parts, and the small weights that stay gathered."""
     device = host = 0
     for weight in setting.weights:
-        item = setting.trained_item if weight.trained else setting.frozen_item
-        part = item * ceil(weight.numel, setting.world_size)
-        stays = weight.numel <= choices.sizes["stage3_param_persistence_threshold"]
+        numel, item, scales = _as_parameter(weight, setting)
+        part = item * ceil(numel, setting.world_size)
+        stays = numel <= choices.sizes["stage3_param_persistence_threshold"]
         if choices.offload_param == "none" or (stays and not weight.trained):
             device += part
         elif choices.offload_param == "cpu":
             host += part
-        if stays and setting.world_size > 1:
-            device += part * setting.world_size
+        device += scales + (part * setting.world_size if stays and setting.world_size > 1 else 0)
     return device, host
+
+
+def _as_parameter(weight: Weight, setting: Setting) -> tuple[int, int, int]:
+    """(elements, bytes of one, bytes that belong to it and are not sharded): DeepSpeed sees the codes of a quantised weight."""
+    if weight.stored is not None:
+        return weight.stored.codes, 1, weight.stored.scales
+    return weight.numel, setting.trained_item if weight.trained else setting.frozen_item, 0
 
 
 def _sub_groups(group: Sequence[Weight], world_size: int, choices: Choices) -> list[int]:
@@ -240,8 +246,8 @@ def _gathered(setting: Setting, choices: Choices) -> int:
     if setting.world_size == 1:
         return 0
     small = choices.sizes["stage3_param_persistence_threshold"]
-    sizes = [(w.numel, setting.trained_item if w.trained else setting.frozen_item) for w in setting.weights]
-    whole = [(numel, numel * item) for numel, item in sizes if numel > small]
+    sizes = [_as_parameter(weight, setting) for weight in setting.weights]
+    whole = [(numel, numel * item) for numel, item, _ in sizes if numel > small]
     if not whole:
         return 0
     prefetched, kept = choices.sizes["stage3_prefetch_bucket_size"], choices.sizes["stage3_max_reuse_distance"] // 2
