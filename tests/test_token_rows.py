@@ -169,7 +169,7 @@ def test_lora_and_rows_on_one_matrix_are_refused() -> None:
 def made_from(path: Path, *words: str):
     loaded_recipe = recipe.load(path, words)
     tokenizer = model.load_tokenizer(loaded_recipe)
-    return model.load(loaded_recipe, TASK, "fp32", tokenizer, False), tokenizer, loaded_recipe
+    return model.load(loaded_recipe, TASK, "fp32", tokenizer), tokenizer, loaded_recipe
 
 
 ADDED = "tokenizer.add_tokens=[" + ", ".join(f"new{i}" for i in range(20)) + "]"  # the base has rows for 7 of them

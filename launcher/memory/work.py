@@ -83,7 +83,7 @@ def _of_any(notes: Notes, facts: ModelFacts, batch: Batch) -> int:
     layer = states * (NUMBERS * item + MASK_BYTES)
     if not notes["gradient_checkpointing"]:
         return facts.num_layers * layer
-    recomputed = -(-facts.num_layers // notes["gradient_checkpointing_interval"])
+    recomputed: int = -(-facts.num_layers // notes["gradient_checkpointing_interval"])
     inputs = 0 if notes["activation_offloading"] else recomputed * states * ITEM[notes["model_dtype"]]
     return inputs + (facts.num_layers - recomputed) * layer + layer
 
