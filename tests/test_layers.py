@@ -60,6 +60,7 @@ LAYERS = [
         "meter",
         "param_groups",
         "inventory",
+        "remedies",
     },
     {"loop", "evaluate", "run", "restore", "story", "unshard", "report"},
     {"verbs", "__main__"},

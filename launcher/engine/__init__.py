@@ -38,7 +38,10 @@ def world() -> World:
     local = int(os.environ.get("LOCAL_WORLD_SIZE", size))
     on_gpu = torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "false").lower() not in ("1", "true")
     has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else torch.cpu._is_amx_tile_supported()
-    return World(size // local, local, "cuda" if on_gpu else "cpu", has_bf16)
+    memory_bytes = (
+        torch.cuda.get_device_properties(int(os.environ.get("LOCAL_RANK", "0"))).total_memory if on_gpu else None
+    )
+    return World(size // local, local, "cuda" if on_gpu else "cpu", has_bf16, memory_bytes=memory_bytes)
 
 
 class Engine:

@@ -41,11 +41,13 @@ def _resume_words(args: argparse.Namespace) -> list[str]:
 
 
 def _train(recipe: Any, resume: str | None) -> None:
-    from launcher import engine, faults, log, output, report, run, story
+    from launcher import engine, faults, log, output, remedies, report, run, story
 
     recipe.start_audit()
     prepared = run.prepare_all(recipe, engine.world())
     log.say(f"plan of {recipe.name}:\n{prepared.plan.as_text()}")
+    if prepared.plan.fits is False:
+        log.say(f"WARNING: {remedies.verdict(prepared.plan)}; `launcher plan` says what would")
     running = engine.Engine(prepared.plan)
     try:
         place = output.choose(recipe, resume, running)
