@@ -82,7 +82,9 @@ def _plan(loaded: Any, world: Any, args: argparse.Namespace) -> tuple[Any, Calla
     where = world or engine.world()
 
     def plan_of(words: Sequence[str]) -> Any:
-        other = recipe.load(args.recipe, [*args.overrides, *words])
+        changed = {word.partition("=")[0] for word in words}
+        kept = [word for word in args.overrides if word.partition("=")[0] not in changed]
+        other = recipe.load(args.recipe, [*kept, *words])
         adapter = parts.load("adapters", other.method)
         known = facts if other.method == loaded.method else model.facts(other, task, adapter, tokenizer)
         return plan.make(other, where, known, None, note)
