@@ -9,7 +9,7 @@ from launcher.data.order import Order
 from launcher.errors import RecipeError
 from launcher.notes import Notes
 from launcher.recipe import Recipe
-from launcher.support import Combination, needs
+from launcher.support import Combination, needs, refusals
 from launcher.weight_storage import Quantized
 from launcher.world import World
 
@@ -126,7 +126,7 @@ def make(recipe: Recipe, world: World, facts: ModelFacts | None, order: OrderOf 
     batch_size.derive(notes, recipe, world)
     _numerics(notes, recipe, world, facts)
     weight_storage.derive(notes, recipe, facts.quantized if facts else None)
-    _refuse_without_hardware(notes, recipe)
+    _refuse_unsupported(notes, recipe)
     _zero(notes, recipe, facts)
     _steps(notes, recipe, order, data_note)
     _rhythm(notes, recipe)
@@ -180,14 +180,14 @@ def _numerics(notes: Notes, recipe: Recipe, world: World, facts: ModelFacts | No
     notes.take("max_length", "data.max_length", recipe.data.max_length)
 
 
-def _refuse_without_hardware(notes: Notes, recipe: Recipe) -> None:
+def _refuse_unsupported(notes: Notes, recipe: Recipe) -> None:
+    """Once more by the rules of combinations: now the strategy, the precision and the device are known."""
     combination = replace(Combination.of(recipe), strategy=notes["strategy"], precision=notes["precision"])
-    if rule := next(needs(combination), None) if notes["device"] == "cpu" else None:
-        raise RecipeError(
-            f"{rule.key}: {rule.reason}, and there is no {rule.hardware}",
-            where=recipe.origin(rule.key),
-            fix=rule.instead,
-        )
+    for rule in refusals(combination):
+        raise RecipeError(f"{rule.key}: {rule.reason}", where=recipe.origin(rule.key), fix=rule.instead)
+    for rule in needs(combination) if notes["device"] == "cpu" else ():
+        said = f"{rule.key}: {rule.reason}, and there is no {rule.hardware}"
+        raise RecipeError(said, where=recipe.origin(rule.key), fix=rule.instead)
 
 
 def _zero(notes: Notes, recipe: Recipe, facts: ModelFacts | None) -> None:
