@@ -15,7 +15,7 @@ import torch
 import transformers
 from transformers.modeling_utils import set_quantized_state
 
-from launcher import heads, losses, param_groups, quantize, quantized_layers, shipped, token_rows
+from launcher import activations, heads, losses, param_groups, quantize, quantized_layers, shipped, token_rows
 from launcher.errors import EnvironmentProblem, RecipeError
 from launcher.plan import BYTES, ModelFacts
 from launcher.recipe import Recipe
@@ -86,7 +86,6 @@ def load(
     task: ModuleType,
     dtype: str,
     tokenizer: Any,
-    gradient_checkpointing: bool,
     device: str = "cpu",
     compute_dtype: str | None = None,
 ) -> Any:
@@ -114,14 +113,6 @@ def load(
     else:
         model = _pretrained(auto_class, section, dtype, attention)
     token_rows.fit(model, recipe, tokenizer)
-    if gradient_checkpointing:
-        model.config.use_cache = False
-        enable = getattr(
-            model, "activation_checkpointing_enable", model.gradient_checkpointing_enable
-        )  # renamed in 5.20
-        enable({"use_reentrant": False})
-        if recipe.method != "full":
-            model.enable_input_require_grads()
     return model.train()
 
 
@@ -155,6 +146,7 @@ def facts(recipe: Recipe, task: ModuleType, adapter: ModuleType, tokenizer: Any 
         num_layers=getattr(config.get_text_config(), "num_hidden_layers", None),
         hidden_size=getattr(config.get_text_config(), "hidden_size", None),
         trained=param_groups.shapes(model),
+        recomputable_layers=len(activations.layers(base)) if base.supports_gradient_checkpointing else 0,
     )
 
 

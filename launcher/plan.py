@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from launcher import batch_size, parts, weight_storage, zero_config
+from launcher import activation_memory, batch_size, parts, precision, weight_storage, zero_config
 from launcher.data.order import Order
 from launcher.errors import RecipeError
 from launcher.notes import Notes
@@ -35,9 +35,9 @@ class ModelFacts:
     quantized: Quantized | None = None
     num_layers: int | None = None
     hidden_size: int | None = None
-    trained: tuple[
-        tuple[tuple[int, ...], bool], ...
-    ] = ()  # of each trained tensor: shape, whether it is a hidden matrix
+    trained: tuple[tuple[tuple[int, ...], bool], ...] = ()
+    """Of each trained tensor: its shape, and whether it is a hidden matrix."""
+    recomputable_layers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,8 @@ class Plan:
     quantization: str | None
     compute_dtype: str | None
     gradient_checkpointing: bool
+    gradient_checkpointing_interval: int | None
+    activation_offloading: bool
     max_grad_norm: float | None
     global_batch_size: int
     per_device_train_batch_size: int
@@ -122,7 +124,7 @@ def make(recipe: Recipe, world: World, facts: ModelFacts | None, order: OrderOf 
     _identity(notes, recipe)
     _world(notes, recipe, world)
     batch_size.derive(notes, recipe, world)
-    _precision(notes, recipe, world)
+    _numerics(notes, recipe, world, facts)
     weight_storage.derive(notes, recipe, facts.quantized if facts else None)
     _refuse_without_hardware(notes, recipe)
     _zero(notes, recipe, facts)
@@ -170,33 +172,9 @@ def _world(notes: Notes, recipe: Recipe, world: World) -> None:
     notes.take("timeout_minutes", "distributed.timeout_minutes", recipe.distributed.timeout_minutes)
 
 
-def _precision(notes: Notes, recipe: Recipe, world: World) -> None:
-    precision = recipe.training.precision
-    if precision == "auto" and world.device == "cpu":
-        precision = notes.put(
-            "precision",
-            "bf16" if world.bf16 else "fp32",
-            "auto: this CPU "
-            + ("has AMX tiles for bf16" if world.bf16 else "has no AMX tiles, so bf16 would be slower"),
-        )
-    elif precision == "auto":
-        precision = notes.put(
-            "precision", "bf16" if world.bf16 else "fp16", f"auto: the GPU has {'' if world.bf16 else 'no '}bf16"
-        )
-    else:
-        if precision == "fp16" and world.device == "cpu":
-            raise RecipeError(
-                "fp16 needs a GPU", where=recipe.origin("training.precision"), fix="use auto, bf16 or fp32"
-            )
-        notes.take("precision", "training.precision", precision)
-    compute = "fp32" if precision in ("fp32", "tf32") else precision
-    if recipe.model.dtype != "auto":
-        notes.take("model_dtype", "model.dtype", recipe.model.dtype)
-    elif recipe.method == "full":
-        notes.put("model_dtype", "fp32", "auto: weights that are trained are kept in fp32")
-    else:
-        notes.put("model_dtype", compute, "auto: frozen weights are kept in the compute precision")
-    notes.take("gradient_checkpointing", "training.gradient_checkpointing", recipe.training.gradient_checkpointing)
+def _numerics(notes: Notes, recipe: Recipe, world: World, facts: ModelFacts | None) -> None:
+    precision.derive(notes, recipe, world)
+    activation_memory.derive(notes, recipe, facts.recomputable_layers if facts else None)
     notes.take("max_grad_norm", "training.max_grad_norm", recipe.training.max_grad_norm)
     notes.take("packing", "data.packing", recipe.data.packing)
     notes.take("max_length", "data.max_length", recipe.data.max_length)
@@ -339,7 +317,9 @@ def _sameness(notes: Notes, facts: ModelFacts | None) -> None:
         text = f"equal on any number of ranks for the same per_device_train_batch_size ({why})"
     else:
         text = "equal to rounding however global_batch_size is sliced (no dropout)"
-    notes.put("same_result", text, "computed: from the model's dropout and layers")
+    if notes["precision"] == "fp16":
+        text += "; fp16 may skip other steps with another per_device_train_batch_size"
+    notes.put("same_result", text, "computed: from the model's dropout and layers, and the precision")
 
 
 def _shown(value: Any) -> str:

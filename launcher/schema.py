@@ -149,6 +149,10 @@ class Training(Section):
     """Arithmetic of the forward and backward pass."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
+    gradient_checkpointing_interval: Positive = 1
+    """Recompute only every so many layers, beginning with the first: 1 is all of them, 2 is half."""
+    activation_offloading: bool = False
+    """Keep what recomputed layers start from, their inputs, in CPU memory until the backward pass needs it."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Longer gradients are scaled to this norm; null does not clip."""
 

@@ -373,7 +373,7 @@ BROKEN = [
         "quantized lora",
         GOOD + "quantization: {bits: 4}\n",
         "5:1",
-        "quantization: needs method: qlora, and this is method: lora",
+        "quantization: quantised weights cannot be trained, only an adapter beside them; set method: qlora",
     ),
     Case(
         "int8 in four bits",
@@ -405,6 +405,36 @@ BROKEN = [
         GOOD.replace("lora", "full") + "export: {merge: true}\n",
         "5:10",
         "export.merge: there is no adapter to merge",
+    ),
+    Case(
+        "interval of nothing",
+        GOOD + "training: {gradient_checkpointing_interval: 2}\n",
+        "5:12",
+        "training.gradient_checkpointing_interval: needs training.gradient_checkpointing: true",
+    ),
+    Case(
+        "offloading all",
+        GOOD + "training: {activation_offloading: true}\n",
+        "5:12",
+        "training.activation_offloading: needs training.gradient_checkpointing: true; without it",
+    ),
+    Case(
+        "fp16 trained",
+        GOOD.replace("method: lora", "method: full").replace("owner/model", "owner/model, dtype: fp16"),
+        "3:36",
+        "model.dtype: fp16 weights cannot be trained",
+    ),
+    Case(
+        "bf16 in fp32",
+        GOOD.replace("owner/model", "owner/model, dtype: bf16") + "training: {precision: fp32}\n",
+        "3:36",
+        "model.dtype: bf16 weights compute in bf16, not in training.precision: fp32",
+    ),
+    Case(
+        "fp16 in bf16",
+        GOOD.replace("owner/model", "owner/model, dtype: fp16") + "training: {precision: bf16}\n",
+        "3:36",
+        "model.dtype: fp16 weights would be converted to bf16",
     ),
     Case(
         "three batch numbers",

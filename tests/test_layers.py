@@ -11,6 +11,7 @@ LAYERS = [
     {
         "recipe",
         "support",
+        "support_table",
         "schema",
         "section",
         "suggest",
@@ -39,6 +40,10 @@ LAYERS = [
         "notes",
         "batch_size",
         "weight_storage",
+        "precision",
+        "loss_scale",
+        "activations",
+        "activation_memory",
         "model",
         "engine",
         "checkpoint",

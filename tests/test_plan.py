@@ -104,8 +104,8 @@ def test_precision_follows_the_hardware(bare: Path, world: World, asked: str, ex
 
 
 def test_what_cannot_be_is_refused(bare: Path) -> None:
-    with pytest.raises(RecipeError, match="fp16 needs a GPU"):
-        make(bare, "training.precision=fp16")
+    with pytest.raises(RecipeError, match="TF32 is a way in which NVIDIA GPUs multiply, and there is no GPU"):
+        make(bare, "training.precision=tf32")
     with pytest.raises(RecipeError, match="strategy none trains one process"):
         make(bare, "distributed.strategy=none", world=World(1, 2))
     with pytest.raises(RecipeError, match="128 is more than the 64 positions"):
@@ -140,7 +140,7 @@ def test_bytes_are_parameters_times_their_size(bare: Path) -> None:
 def test_an_optimizer_for_gpus_is_refused_on_a_cpu(bare: Path, name: str) -> None:
     with pytest.raises(
         RecipeError,
-        match=f"command line: optimizer.name: its states are paged by CUDA, and there is no GPU; use adamw",
+        match="command line: optimizer.name: its states are paged by CUDA, and there is no GPU; use adamw",
     ):
         make(bare, f"optimizer.name={name}")
     assert make(bare, f"optimizer.name={name}", world=World(device="cuda", bf16=True)).optimizer_bytes_per_rank == 800

@@ -53,10 +53,10 @@ logging: {logging_steps: 1, trackers: [jsonl]}
 """
 
 
-def make(folder: Path) -> Path:
+def make(folder: Path, **shape: Any) -> Path:
     """Write model/, train.jsonl, eval.jsonl and tiny.yaml; returns the recipe. The same bytes every time."""
     save_tokenizer(folder / "model")
-    save_model(folder / "model")
+    save_model(folder / "model", **shape)
     chance = random.Random(0)
     for name, number in (("train", 22), ("eval", 5)):
         rows = [json.dumps({"messages": _conversation(chance)}) for _ in range(number)]
