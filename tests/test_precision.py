@@ -98,7 +98,7 @@ class Rows(nn.Module):
 
     def forward(self, inputs: torch.Tensor, counts: dict[str, int]) -> Loss:
         outputs = nn.functional.linear(inputs.to(self.weight.dtype), self.weight)
-        return Loss({"rows": (self.factor * outputs.float().sum(), counts["rows"], 1.0)})
+        return Loss({"rows": (self.factor * outputs.float().sum(), counts["rows"], 1.0)}, {})
 
 
 @pytest.fixture
