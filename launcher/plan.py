@@ -4,12 +4,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from launcher import activation_memory, batch_size, precision, zero_config
+from launcher import activation_memory, batch_size, parts, precision, weight_storage, zero_config
 from launcher.data.order import Order
 from launcher.errors import RecipeError
 from launcher.notes import Notes
 from launcher.recipe import Recipe
 from launcher.support import Combination, needs, refusals
+from launcher.weight_storage import Quantized
 from launcher.world import World
 
 OrderOf = Callable[[int], Order]  # from a global batch size
@@ -31,8 +32,11 @@ class ModelFacts:
     loss_reason: str
     source: str
     loss_way: LossWay | None = None
+    quantized: Quantized | None = None
     num_layers: int | None = None
     hidden_size: int | None = None
+    trained: tuple[tuple[tuple[int, ...], bool], ...] = ()
+    """Of each trained tensor: its shape, and whether it is a hidden matrix."""
     recomputable_layers: int | None = None
 
 
@@ -55,6 +59,8 @@ class Plan:
     timeout_minutes: int
     precision: str
     model_dtype: str
+    quantization: str | None
+    compute_dtype: str | None
     gradient_checkpointing: bool
     gradient_checkpointing_interval: int | None
     activation_offloading: bool
@@ -119,6 +125,7 @@ def make(recipe: Recipe, world: World, facts: ModelFacts | None, order: OrderOf 
     _world(notes, recipe, world)
     batch_size.derive(notes, recipe, world)
     _numerics(notes, recipe, world, facts)
+    weight_storage.derive(notes, recipe, facts.quantized if facts else None)
     _refuse_combination(notes, recipe)
     _zero(notes, recipe, facts)
     _steps(notes, recipe, order, data_note)
@@ -265,7 +272,7 @@ def _share(notes: Notes, name: str, key: str, value: float | None, total: int | 
 
 
 def _memory(notes: Notes, facts: ModelFacts | None) -> None:
-    """Bytes a rank holds whatever the batch: weights, gradients and AdamW's or momentum's state (fp32, unsharded)."""
+    """Bytes a rank holds whatever the batch: weights, gradients and the optimizer's state (unsharded)."""
     if facts is None:
         for name in ("parameters", "trainable_parameters", "weight_bytes_per_rank", "gradient_bytes_per_rank"):
             notes.put(name, None, "unknown: the model's configuration cannot be read")
@@ -279,13 +286,15 @@ def _memory(notes: Notes, facts: ModelFacts | None) -> None:
     notes.put("model", facts.architecture, facts.source)
     notes.put("parameters", facts.parameters, "counted on the shapes")
     notes.put("trainable_parameters", facts.trainable, "counted on the shapes")
-    frozen = facts.parameters - facts.trainable
-    notes.put("weight_bytes_per_rank", frozen * size + facts.trainable * trained, "computed: parameters x their bytes")
+    frozen_bytes = (facts.parameters - facts.trainable) * size
+    if facts.quantized is not None:
+        frozen_bytes = facts.quantized.weight_bytes(notes["model_dtype"])
+    notes.put("weight_bytes_per_rank", frozen_bytes + facts.trainable * trained, "computed: parameters x their bytes")
     notes.put("gradient_bytes_per_rank", facts.trainable * trained, "computed: trainable x their bytes")
-    states = _optimizer_states(notes.recipe)
-    notes.put(
-        "optimizer_bytes_per_rank", facts.trainable * trained * states, f"computed: {states} states a trained parameter"
-    )
+    options = notes.recipe.optimizer
+    part = parts.load("optimizers", options.name)
+    state = sum(part.state_bytes(options, shape, trained, hidden) for shape, hidden in facts.trained)
+    notes.put("optimizer_bytes_per_rank", state, f"computed: what {options.name} keeps of each trained tensor")
 
 
 def _loss_reason(notes: Notes, facts: ModelFacts) -> str:
@@ -297,20 +306,19 @@ def _loss_reason(notes: Notes, facts: ModelFacts) -> str:
     return f"{facts.loss_reason}; {way}"
 
 
-def _optimizer_states(recipe: Recipe) -> int:
-    if recipe.optimizer.name == "sgd":
-        return int(recipe.optimizer.momentum > 0)
-    return 2
-
-
 def _sameness(notes: Notes, facts: ModelFacts | None) -> None:
+    why = None
     if facts is not None and facts.has_dropout:
-        text = "equal on any number of ranks for the same per_device_train_batch_size (the model has dropout)"
+        why = "the model has dropout"
+    elif facts is not None and facts.quantized is not None and facts.quantized.bits == 8 and notes["device"] != "cpu":
+        why = "int8 layers compute columns with outliers apart, in whole micro-batches"
+    if why:
+        text = f"equal on any number of ranks for the same per_device_train_batch_size ({why})"
     else:
         text = "equal to rounding however global_batch_size is sliced (no dropout)"
     if notes["precision"] == "fp16":
         text += "; fp16 may skip other steps with another per_device_train_batch_size"
-    notes.put("same_result", text, "computed: from the model's dropout and the precision")
+    notes.put("same_result", text, "computed: from the model's dropout and layers, and the precision")
 
 
 def _shown(value: Any) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from launcher import activations, checkpoint, engine, log, model, parts, plan, saved_state
+from launcher import activations, checkpoint, log, model, param_groups, parts, plan, quantize, saved_state
 from launcher.checkpoint import Checkpoint
 from launcher.data import order, sources
 from launcher.data.digest import file_digest
@@ -135,13 +135,15 @@ def prepare_rows(recipe: Recipe, task: ModuleType, tokenizer: Any, which: str) -
 
 def prepare_all(recipe: Recipe, world: World) -> Prepared:
     """Plan, tokenizer and data of a recipe that can train."""
+    if recipe.method == "qlora":
+        quantize.insist_on_bitsandbytes()
     task = parts.load_whole("tasks", recipe.task)
     tokenizer = model.load_tokenizer(recipe)
     train = prepare_rows(recipe, task, tokenizer, "train")
     if train is None:
         raise RecipeError("data.train has no source", where=recipe.origin("data.train"))
     evaluated = prepare_rows(recipe, task, tokenizer, "eval")
-    facts = model.facts(recipe, task, parts.load("adapters", recipe.method))
+    facts = model.facts(recipe, task, parts.load("adapters", recipe.method), tokenizer)
     made = plan.make(recipe, world, facts, lambda size: order_of(recipe, train, size))
     return Prepared(recipe, task, tokenizer, train, evaluated, order_of(recipe, train, made.global_batch_size), made)
 
@@ -158,9 +160,10 @@ def order_of(recipe: Recipe, train: Joined, global_batch_size: int) -> order.Ord
 
 
 def build_objective(prepared: Prepared) -> Any:
-    """Base model, adapter and loss on the CPU."""
+    """Base model, adapter and loss; on the CPU, but for layers that are quantised on a GPU as they are read."""
     recipe, made = prepared.recipe, prepared.plan
-    base = model.load(recipe, prepared.task, made.model_dtype, prepared.tokenizer)
+    how = made.model_dtype, prepared.tokenizer, made.device, made.compute_dtype
+    base = model.load(recipe, prepared.task, *how)
     adapted = parts.load("adapters", recipe.method).apply(base, recipe.adapter)
     activations.checkpoint_layers(adapted, made.gradient_checkpointing_interval, made.activation_offloading)
     return prepared.task.objective.Objective(adapted, recipe.loss.implementation)
@@ -174,7 +177,7 @@ def set_up(prepared: Prepared, running: Engine, place: Place) -> Run:
         objective = build_objective(prepared)
     exam = Exam.of(recipe, prepared.task, prepared.tokenizer)
     run = Run(prepared, running, objective, exam, place.folder, place.checkpoints, Meter(running))
-    groups = engine.param_groups(objective, recipe.optimizer.weight_decay)
+    groups = param_groups.of(objective, recipe)
     running.prepare(objective, parts.load("optimizers", recipe.optimizer.name).build(groups, recipe.optimizer))
     if resume_from is not None:
         _take_up(run, resume_from)

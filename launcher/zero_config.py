@@ -90,7 +90,8 @@ def make(
 
 
 def _offload(recipe: Recipe) -> dict[str, Any]:
-    section, made = recipe.distributed, {}
+    section = recipe.distributed
+    made: dict[str, dict[str, Any]] = {}
     for name, device in (("offload_optimizer", section.offload_optimizer), ("offload_param", section.offload_param)):
         if device != "none":
             made[name] = {"device": device, "pin_memory": True}

@@ -48,17 +48,6 @@ def test_a_model_from_a_mapping_and_from_a_file_are_the_same(recipe: Path, tmp_p
         load(_recipe(recipe, *shared, "model.init={model_type: llmaa}"))
 
 
-def test_added_tokens_get_rows_of_their_own(recipe: Path) -> None:
-    words = [f"tokenizer.add_tokens=[{', '.join(f'new{i}' for i in range(20))}]"]
-    tokens = len(model.load_tokenizer(_recipe(recipe, *words)))
-    assert tokens > 32
-    full = load(_recipe(recipe, *words, "method=full", "adapter=null"))
-    assert full.get_input_embeddings().weight.shape[0] == tokens
-    with pytest.raises(RecipeError, match=f"{tokens} tokens, the model 32 embedding rows"):
-        load(_recipe(recipe, *words))
-    assert load(_recipe(recipe, *words, "adapter.modules_to_save=[embed_tokens, lm_head]")) is not None
-
-
 def test_targets_that_match_nothing_are_named(recipe: Path) -> None:
     loaded = _recipe(recipe, "adapter.target_modules=[q_proj, qkv_proj]")
     with pytest.raises(RecipeError, match="qkv_proj matches no module; the model has .*q_proj"):

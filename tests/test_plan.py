@@ -12,7 +12,9 @@ from launcher.errors import RecipeError
 from launcher.plan import ModelFacts
 from launcher.world import World
 
-FACTS = ModelFacts("Tiny", 1000, 100, 64, False, "fused", "auto: plain linear head", "here")
+FACTS = ModelFacts(
+    "Tiny", 1000, 100, 64, False, "fused", "auto: plain linear head", "here", trained=(((10, 8), True), ((20,), False))
+)
 
 
 def make(path: Path, *overrides: str, world: World | None = None, facts: ModelFacts = FACTS) -> plan.Plan:
@@ -130,3 +132,15 @@ def test_bytes_are_parameters_times_their_size(bare: Path) -> None:
     assert (lora.gradient_bytes_per_rank, lora.optimizer_bytes_per_rank) == (400, 800)
     sgd = make(bare, "optimizer.name=sgd", "optimizer.momentum=0.9")
     assert sgd.optimizer_bytes_per_rank == 400
+    muon = make(bare, "optimizer.name=muon")
+    assert muon.optimizer_bytes_per_rank == 80 * 4 + 20 * 8
+
+
+@pytest.mark.parametrize("name", ["paged_adamw", "paged_adamw_8bit"])
+def test_an_optimizer_for_gpus_is_refused_on_a_cpu(bare: Path, name: str) -> None:
+    with pytest.raises(
+        RecipeError,
+        match="command line: optimizer.name: its states are paged by CUDA, and there is no GPU; use adamw",
+    ):
+        make(bare, f"optimizer.name={name}")
+    assert make(bare, f"optimizer.name={name}", world=World(device="cuda", bf16=True)).optimizer_bytes_per_rank == 800

@@ -8,7 +8,7 @@ What differs between strategies stands in `replicated` (none, ddp) and `zero` (z
 import math
 import os
 import resource
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -16,10 +16,9 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+# Where DeepSpeed is installed, other libraries import it, and it complains that it finds no GPU.
 if not torch.cuda.is_available():
-    os.environ.setdefault(
-        "DS_ACCELERATOR", "cpu"
-    )  # where DeepSpeed is installed, others import it, and it says that it finds no GPU
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 from accelerate.state import AcceleratorState
 from torch import Tensor
@@ -30,7 +29,6 @@ from launcher.errors import NonFiniteError
 from launcher.loss_scale import LossScale, ZeroLossScale
 from launcher.losses import Loss
 from launcher.plan import Plan
-from launcher.shards import full_shape
 from launcher.world import World
 
 
@@ -122,7 +120,7 @@ class Engine:
 
     def set_learning_rate(self, learning_rate: float) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group.get("lr_scale", 1.0)
 
     def evaluate(self, batch: Mapping[str, torch.Tensor]) -> Loss:
         """The loss without gradients. Goes past the wrapper, so ranks need not stay in step."""
@@ -172,14 +170,14 @@ class Engine:
 
     # --- what is saved and loaded: collective, one tensor at a time, on rank zero alone ---------------------------------
 
-    def weights(self, model: Any, trained_only: bool) -> Iterator[tuple[str, Tensor | None]]:
+    def weights(self, model: Any, only: Collection[str] | None = None) -> Iterator[tuple[str, Tensor | None]]:
         """(name, value on the CPU) of each parameter and buffer of the model's state; the value is None but on rank zero.
 
         Of tensors that share memory, only the first. Every rank must go through all of them.
         """
         seen: set[int] = set()
         for name, tensor in model.state_dict(keep_vars=True).items():
-            if id(tensor) in seen or not torch.is_tensor(tensor) or (trained_only and not tensor.requires_grad):
+            if id(tensor) in seen or not torch.is_tensor(tensor) or (only is not None and name not in only):
                 continue
             seen.add(id(tensor))
             value = self._strategy.read(tensor)
@@ -213,16 +211,6 @@ class Engine:
         if dist.is_initialized():
             dist.destroy_process_group()
         AcceleratorState._reset_state(reset_partial_state=True)
-
-
-def param_groups(objective: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: weights that decay, and norms and biases (every tensor of less than two dimensions) that do not."""
-    trained: Sequence[torch.nn.Parameter] = [p for p in objective.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if len(full_shape(p)) >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if len(full_shape(p)) < 2], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
 
 
 def _threads(plan: Plan) -> int:

@@ -20,7 +20,7 @@ from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs
 from torch import Tensor, nn
 
-from launcher.engine.replicated import OptimizerState
+from launcher.engine.replicated import OptimizerState, as_state, as_tensor
 from launcher.errors import EnvironmentProblem
 from launcher.loss_scale import ZeroLossScale
 from launcher.plan import Plan
@@ -44,9 +44,8 @@ class Zero:
         self.in_step = self.stage == 3  # every forward pass gathers weights, so all ranks must make as many
         self.loss_scale: ZeroLossScale | None = None
         _set_environment(plan.device)
-        backend = (
-            "gloo" if plan.device == "cpu" else "nccl"
-        )  # on a CPU, Accelerate sees a single process unless it is asked for
+        # On a CPU, Accelerate sees a single process unless the backend is asked for.
+        backend = "gloo" if plan.device == "cpu" else "nccl"
         self.accelerator = Accelerator(
             deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=copy.deepcopy(plan.deepspeed), zero3_init_flag=False),
             gradient_accumulation_steps=1,
@@ -81,10 +80,9 @@ class Zero:
         if self.stage == 3:
             for module in _leaf_modules(objective, self.plan.zero_leaf_modules):
                 set_z3_leaf_module(module, True)
+            # DeepSpeed finds them at their first use otherwise, in the middle of the pass that it records.
             for parameter in objective.borrowed():
-                register_external_parameter(
-                    objective, parameter
-                )  # at first use would be in the middle of a recorded pass
+                register_external_parameter(objective, parameter)
         self._wrapped, _ = self.accelerator.prepare(objective, optimizer)
         if type(self._wrapped).__name__ != "DeepSpeedEngine" or self._wrapped.zero_optimization_stage() != self.stage:
             raise AssertionError(f"strategy {self.plan.strategy} gave a {type(self._wrapped).__name__}")
@@ -202,7 +200,7 @@ class Zero:
         short: dict[str, Tensor] = {}
         for part in self._flat_parts():
             for key, value in self.optimizer.state.get(part, {}).items():
-                value = torch.as_tensor(value)
+                value = as_tensor(value)
                 if value.numel() == 1 and part.numel() > 1:
                     short[key] = value
                 elif value.shape == part.shape:
@@ -217,7 +215,7 @@ class Zero:
             for key, value in example.items():
                 if key != MASTER:
                     is_long = value.shape == shape
-                    made = torch.zeros_like(part, dtype=value.dtype) if is_long else value.clone()
+                    made = torch.zeros_like(part, dtype=value.dtype) if is_long else as_state(value.clone())
                     self.optimizer.state[part][key] = made
         self._link_states()
 
@@ -247,13 +245,10 @@ def _set_environment(device: str) -> None:
             f"distributed.strategy asks for ZeRO, and DeepSpeed cannot be imported: {error}",
             fix="pip install 'finetune-launcher[deepspeed]'",
         ) from error
-    ops.__compatible_ops__["deepspeed_shm_comm"] = (
-        False  # a minute of C++ compilation, for a faster all-reduce within one host
-    )
+    # On a CPU it would compile C++ for a minute, to exchange faster within one host.
+    ops.__compatible_ops__["deepspeed_shm_comm"] = False
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    warnings.filterwarnings(
-        "ignore", message=".*_tensor` is deprecated", category=FutureWarning
-    )  # DeepSpeed's collectives
+    warnings.filterwarnings("ignore", message=".*_tensor` is deprecated", category=FutureWarning)  # its collectives
     if "RANK" not in os.environ:  # a single process has a process group, too
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))

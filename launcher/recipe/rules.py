@@ -83,6 +83,22 @@ def _method(recipe: Sections) -> Iterator[Finding]:
         yield "export.merge", "there is no adapter to merge under method: full"
 
 
+def _quantization(recipe: Sections) -> Iterator[Finding]:
+    section = recipe.quantization
+    if section is None:
+        return
+    if section.quant_type is not None and (section.quant_type == "int8") != (section.bits == 8):
+        has = 8 if section.quant_type == "int8" else 4
+        yield (
+            "quantization.quant_type",
+            f"{section.quant_type} has {has} bits, and quantization.bits is {section.bits}; leave one of them out",
+        )
+    if section.bits == 8:
+        for key, default in (("double_quant", None), ("compute_dtype", "auto")):
+            if getattr(section, key) != default:
+                yield f"quantization.{key}", "is for bits: 4; int8 has one scale a row, and computes as its input comes"
+
+
 def _checkpointing(recipe: Sections) -> Iterator[Finding]:
     training = recipe.training
     if training.gradient_checkpointing:
@@ -233,6 +249,7 @@ RULES = (
     _unsupported,
     _model,
     _method,
+    _quantization,
     _checkpointing,
     _dtype,
     _combination,
