@@ -15,7 +15,7 @@ import launcher.recipe
 from launcher import engine, log, plan, precision, zero_config
 from launcher.engine import Engine
 from launcher.errors import NonFiniteError, RecipeError, RecipeErrors
-from launcher.loss_scale import LossScale
+from launcher.loss_scale import LossScale, ZeroLossScale
 from launcher.losses import Loss
 from launcher.plan import ModelFacts, Plan
 from launcher.world import World
@@ -214,6 +214,29 @@ def test_the_scale_of_a_rank_holds_its_share_of_the_world() -> None:
     four.load(one.state())
     assert (one.scaler.get_scale(), four.scaler.get_scale()) == (8.0, 2.0)
     assert four.state() == one.state() == {"scale": 8.0, "good_steps": 5}
+
+
+def test_deepspeeds_scale_moves_as_pytorchs_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the same steps, from any state on, in a larger world."""
+    loss_scaler = pytest.importorskip("deepspeed.runtime.fp16.loss_scaler")
+    monkeypatch.setattr(precision, "GROWTH_INTERVAL", 3)
+    monkeypatch.setattr(loss_scaler.dist, "get_rank", lambda: 1)
+    options = {"min_scale": 1, "delayed_shift": 1, "consecutive_hysteresis": False, "dtype": torch.half}
+    torchs = LossScale(torch.device("cpu"), 1)
+    sharded = ZeroLossScale(loss_scaler.DynamicLossScaler(2.0**16, 3, **options), 4)
+    weight = torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.SGD([weight])
+    torchs.scaler.scale(weight)
+    for norm in (1, 1, 1, math.inf, math.inf, 1, 1, 1, 1, math.inf, 1, math.nan, 1, 1, 1, 1, 1, 1, 1):
+        weight.grad = torch.full((1,), float(norm))
+        torchs.scaler.step(optimizer)
+        torchs.scaler.update()
+        sharded.scaler.update_scale(not math.isfinite(norm))
+        for scale in (torchs, sharded):
+            scale.after_step(norm)
+        assert sharded.state() == torchs.state()
+        assert sharded.scaler.cur_scale * 4 == torchs.value
+        sharded.load(torchs.state())
 
 
 @pytest.mark.parametrize(("dtype", "kept"), [("auto", True), ("bf16", False)])
