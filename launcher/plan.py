@@ -126,7 +126,7 @@ def make(recipe: Recipe, world: World, facts: ModelFacts | None, order: OrderOf 
     batch_size.derive(notes, recipe, world)
     _numerics(notes, recipe, world, facts)
     weight_storage.derive(notes, recipe, facts.quantized if facts else None)
-    _refuse_unsupported(notes, recipe)
+    _refuse_combination(notes, recipe)
     _zero(notes, recipe, facts)
     _steps(notes, recipe, order, data_note)
     _rhythm(notes, recipe)
@@ -180,14 +180,13 @@ def _numerics(notes: Notes, recipe: Recipe, world: World, facts: ModelFacts | No
     notes.take("max_length", "data.max_length", recipe.data.max_length)
 
 
-def _refuse_unsupported(notes: Notes, recipe: Recipe) -> None:
-    """Once more by the rules of combinations: now the strategy, the precision and the device are known."""
+def _refuse_combination(notes: Notes, recipe: Recipe) -> None:
+    """With what auto became, and on this device."""
     combination = replace(Combination.of(recipe), strategy=notes["strategy"], precision=notes["precision"])
-    for rule in refusals(combination):
-        raise RecipeError(f"{rule.key}: {rule.reason}", where=recipe.origin(rule.key), fix=rule.instead)
-    for rule in needs(combination) if notes["device"] == "cpu" else ():
-        said = f"{rule.key}: {rule.reason}, and there is no {rule.hardware}"
-        raise RecipeError(said, where=recipe.origin(rule.key), fix=rule.instead)
+    lacking = needs(combination) if notes["device"] == "cpu" else ()
+    for rule in (*refusals(combination), *lacking):
+        missing = f", and there is no {rule.hardware}" if rule.hardware else ""
+        raise RecipeError(f"{rule.key}: {rule.reason}{missing}", where=recipe.origin(rule.key), fix=rule.instead)
 
 
 def _zero(notes: Notes, recipe: Recipe, facts: ModelFacts | None) -> None:
