@@ -140,7 +140,7 @@ def test_bytes_are_parameters_times_their_size(bare: Path) -> None:
 def test_an_optimizer_for_gpus_is_refused_on_a_cpu(bare: Path, name: str) -> None:
     with pytest.raises(
         RecipeError,
-        match=f"command line: optimizer.name: its states are paged by CUDA, and there is no GPU; use adamw",
+        match="command line: optimizer.name: its states are paged by CUDA, and there is no GPU; use adamw",
     ):
         make(bare, f"optimizer.name={name}")
     assert make(bare, f"optimizer.name={name}", world=World(device="cuda", bf16=True)).optimizer_bytes_per_rank == 800
