@@ -32,7 +32,7 @@ PACKAGES = (
 def describe(recipe: Recipe, plan: Plan, prepared: Any) -> dict[str, Any]:
     """Versions, hardware, commit, digests of data and model, and the command."""
     return {
-        "versions": {"launcher": __version__, "python": platform.python_version(), **_versions()},
+        "versions": {"launcher": __version__, "python": platform.python_version(), **versions()},
         "hardware": {
             "host": socket.gethostname(),
             "cpu": _cpu(),
@@ -80,7 +80,8 @@ def model_card(recipe: Recipe, plan: Plan, step: int, metrics: dict[str, float])
     )
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Those of the packages that take part, as installed."""
     found = {}
     for package in PACKAGES:
         try:

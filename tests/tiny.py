@@ -6,9 +6,18 @@ import os
 import random
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+# What every run imports: once for all ranks that are forked from one server.
+PRELOADED = [
+    "launcher.story",
+    "launcher.restore",
+    "launcher.report",
+    "transformers.models.llama.modeling_llama",
+    "peft",
+]
 WORDS = [
     "the",
     "a",
@@ -116,12 +125,20 @@ def losses(folder: Path, name: str = "train/loss") -> dict[int, float]:
     return {line["step"]: line[name] for line in lines if name in line}
 
 
+def wait_for_step(folder: Path, step: int, seconds: float = 60) -> None:
+    """Until a run that another process trains has logged a step."""
+    deadline = time.monotonic() + seconds
+    while not ((folder / "metrics.jsonl").exists() and max(losses(folder), default=0) >= step):
+        assert time.monotonic() < deadline, f"{folder} has not come to step {step}"
+        time.sleep(0.01)
+
+
 class Ranks:
     """`world` processes that each run the launcher as one rank; forked from a server that has imported torch once."""
 
     def __init__(self, world: int, words: list[str], log: Path):
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["launcher.story", "launcher.restore", "launcher.report"])
+        context.set_forkserver_preload(PRELOADED)
         port = _free_port()
         self.processes = [
             context.Process(target=_rank, args=(rank, world, port, words, str(log))) for rank in range(world)
