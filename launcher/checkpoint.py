@@ -10,14 +10,12 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 import xxhash
-from safetensors.torch import load_file, save_file
 
 from launcher import log
 from launcher.engine import Engine
@@ -77,16 +75,36 @@ class Checkpoints:
             )
         return None if chosen is None else Checkpoint(Path(chosen))
 
-    def save(self, step: int, state: Mapping[str, Any], write: Callable[[Path], None], best_step: int | None) -> None:
-        """Publish step `step`: `write(folder)` puts model/ and optimizer/ there. Failure is the same error on every rank."""
+    def save(
+        self, step: int, state: Mapping[str, Any], writers: Sequence[Callable[[Path], None]], best_step: int | None
+    ) -> None:
+        """Publish step `step`. Each of `writers` puts something into the folder it is given, on all ranks together.
+
+        Failure is the same error on every rank.
+        """
+        exists = self._engine.is_main and (self.root / _name(step)).exists()
+        if self._engine.broadcast(exists):
+            return
+        staged = self.root / f".tmp-{_name(step)}-{secrets.token_hex(4)}"
+        try:
+            self._together(step, staged.mkdir)
+            for write in writers:
+                self._together(step, lambda write=write: write(staged), on_main_alone=False)
+            self._together(step, lambda: self._publish(step, state, staged))
+            self._together(step, lambda: self._retire(best_step))
+        finally:
+            if self._engine.is_main:
+                shutil.rmtree(staged, ignore_errors=True)
+
+    def _together(self, step: int, act: Callable[[], None], on_main_alone: bool = True) -> None:
+        """Rank zero's OSError becomes an error on every rank, so that no rank waits for one that gave up."""
         failure = None
-        if self._engine.is_main and not (self.root / _name(step)).exists():
-            try:
-                self._publish(step, state, write)
-                self._retire(best_step)
-            except OSError as error:
-                failure = f"the checkpoint of step {step} could not be written: {error}"
-        failure = self._engine.broadcast(failure)
+        try:
+            if self._engine.is_main or not on_main_alone:
+                act()
+        except OSError as error:
+            failure = f"the checkpoint of step {step} could not be written: {error}"
+        failure = next(filter(None, self._engine.gather(failure)), None)
         if failure:
             raise StorageError(
                 failure,
@@ -108,18 +126,12 @@ class Checkpoints:
         quarantine.mkdir(exist_ok=True)
         os.replace(checkpoint.folder, quarantine / f"{checkpoint.folder.name}-{secrets.token_hex(4)}")
 
-    def _publish(self, step: int, state: Mapping[str, Any], write: Callable[[Path], None]) -> None:
-        staged = self.root / f".tmp-{_name(step)}-{secrets.token_hex(4)}"
-        try:
-            staged.mkdir()
-            write(staged)
-            (staged / "state.json").write_text(json.dumps({"schema": SCHEMA, "step": step, **state}, indent=1))
-            files = {str(path.relative_to(staged)): _fingerprint(path) for path in _files(staged)}
-            manifest = {"schema": SCHEMA, "step": step, "world_size": self._engine.world_size, "files": files}
-            (staged / "MANIFEST.json").write_text(json.dumps(manifest, indent=1))
-            publish(staged, self.root / _name(step))
-        finally:
-            shutil.rmtree(staged, ignore_errors=True)
+    def _publish(self, step: int, state: Mapping[str, Any], staged: Path) -> None:
+        (staged / "state.json").write_text(json.dumps({"schema": SCHEMA, "step": step, **state}, indent=1))
+        files = {str(path.relative_to(staged)): _fingerprint(path) for path in _files(staged)}
+        manifest = {"schema": SCHEMA, "step": step, "world_size": self._engine.world_size, "files": files}
+        (staged / "MANIFEST.json").write_text(json.dumps(manifest, indent=1))
+        publish(staged, self.root / _name(step))
         hint = self.root / ".latest"
         hint.write_text(_name(step) + "\n")
         os.replace(hint, self.root / "latest")
@@ -153,88 +165,6 @@ def publish(staged: Path, final: Path) -> None:
         _sync(path)
     os.replace(staged, final)
     _sync(final.parent)
-
-
-def write_optimizer(folder: Path, engine: Engine) -> None:
-    """optimizer/optimizer.safetensors: each state tensor as `<parameter name>//<state>`; no pickle."""
-    names = _names_by_index(engine)
-    tensors = {
-        f"{names[index]}//{key}": torch.as_tensor(value).detach().cpu().contiguous()
-        for index, states in engine.optimizer.state_dict()["state"].items()
-        for key, value in states.items()
-        if value is not None
-    }
-    folder.mkdir()
-    save_file(tensors, folder / "optimizer.safetensors")
-
-
-def read_optimizer(folder: Path, engine: Engine) -> None:
-    """Load what `write_optimizer` wrote. A state for other parameters than the model trains is an error that names the first."""
-    names = _names_by_index(engine)
-    current = engine.optimizer.state_dict()
-    state: dict[int, dict[str, Any]] = {}
-    index_of = {name: index for index, name in names.items()}
-    for key, tensor in load_file(folder / "optimizer.safetensors").items():
-        name, kind = key.split("//")
-        if name not in index_of:
-            raise CheckpointError(
-                f"the checkpoint trained {name}, this recipe does not",
-                where=str(folder),
-                fix="resume with the recipe of the run",
-            )
-        state.setdefault(index_of[name], {})[kind] = tensor
-    untouched = [name for name, index in index_of.items() if index not in state]
-    if state and untouched:
-        raise CheckpointError(
-            f"the checkpoint has no optimizer state for {untouched[0]}",
-            where=str(folder),
-            fix="resume with the recipe of the run",
-        )
-    engine.optimizer.load_state_dict({"state": state, "param_groups": current["param_groups"]})
-
-
-def save_model(model: Any, folder: Path) -> None:
-    """A Hugging Face folder of the model, or of its adapter alone where PEFT wraps it."""
-    options = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
-    model.save_pretrained(folder, **options)
-
-
-def load_model(model: Any, folder: Path) -> None:
-    """Put the weights of `save_model` into a model of the same recipe."""
-    if hasattr(model, "peft_config"):
-        _load_adapter(model, folder)
-        return
-    fresh, report = type(model).from_pretrained(folder, dtype=model.dtype, output_loading_info=True)
-    wrong = [*report["missing_keys"], *report["unexpected_keys"], *(str(m) for m in report["mismatched_keys"])]
-    if wrong:
-        raise CheckpointError(f"{wrong[0]} is missing, unexpected or of another shape", where=str(folder))
-    model.load_state_dict(fresh.state_dict())
-
-
-def _load_adapter(model: Any, folder: Path) -> None:
-    import peft
-
-    try:
-        result = peft.set_peft_model_state_dict(model, peft.load_peft_weights(str(folder), device="cpu"))
-    except RuntimeError as error:
-        raise CheckpointError(
-            f"the adapter does not fit: {str(error).splitlines()[-1].strip()}",
-            where=str(folder),
-            fix="resume with the recipe of the run",
-        ) from error
-    trained = {name for name, p in model.named_parameters() if p.requires_grad}
-    wrong = [*result.unexpected_keys, *(key for key in result.missing_keys if key in trained)]
-    if wrong:
-        raise CheckpointError(
-            f"{wrong[0]} is missing or unexpected", where=str(folder), fix="resume with the recipe of the run"
-        )
-
-
-def _names_by_index(engine: Engine) -> dict[int, str]:
-    """The optimizer's running number of each parameter -> its name in the objective."""
-    names = {id(parameter): name for name, parameter in engine.objective.named_parameters()}
-    parameters = [p for group in engine.optimizer.param_groups for p in group["params"]]
-    return {index: names[id(parameter)] for index, parameter in enumerate(parameters)}
 
 
 def _name(step: int) -> str:

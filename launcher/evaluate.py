@@ -46,10 +46,12 @@ class Exam:
 
     def sit(self, engine: Engine) -> list[str]:
         """Answers to all questions, in their order, on every rank; each rank generates its share."""
-        mine = self.questions[engine.rank :: engine.world_size]
+        mine = dealt(self.questions, engine)
         with engine.generating() as model:
             pad = pad_token_id(self.tokenizer)
-            said = self.task.answers.answers(model, self.tokenizer, mine, self.max_new_tokens, pad)
+            said = self.task.answers.answers(
+                model, self.tokenizer, mine, self.max_new_tokens, pad, in_step=engine.in_step
+            )
         shares = engine.gather(said)
         return [shares[i % engine.world_size][i // engine.world_size] for i in range(len(self.questions))]
 
@@ -63,17 +65,27 @@ class Exam:
         return [i * len(self.questions) // NUM_SAMPLES for i in range(min(NUM_SAMPLES, len(self.questions)))]
 
 
+def dealt(things: list[Any], engine: Engine) -> list[Any]:
+    """This rank's share; where ranks must stay in step, with a repeated one at the end if others have more."""
+    mine = things[engine.rank :: engine.world_size]
+    longest = -(-len(things) // engine.world_size)
+    return mine + things[: longest - len(mine)] if engine.in_step else mine
+
+
 def evaluate(
     engine: Engine, task: Any, rows: Any, collate: Callable[[list[list[int]]], Any], batch_size: int
 ) -> dict[str, float]:
     """`eval/<name>` for each metric of the task, over all rows of all ranks."""
     batches = sequential(rows.lengths, batch_size)
+    my_number = len(batches[engine.rank :: engine.world_size])
     objective = engine.objective
     was_training = objective.training
     objective.eval()
     totals: dict[str, float] = defaultdict(float)
-    for batch in batches[engine.rank :: engine.world_size]:
+    for number, batch in enumerate(dealt(batches, engine)):
         loss = engine.evaluate(collate([[index] for index in batch]))
+        if number >= my_number:
+            continue
         for name, (value, count, *_) in {**loss.terms, **loss.metrics}.items():
             totals[f"{name} sum"] += float(value)
             totals[f"{name} count"] += float(count)

@@ -53,7 +53,9 @@ def export(trained: Trained, run_folder: Path, card: str, wanted: Wanted) -> tup
 
     The model is cast and merged in place. A failed proof leaves `export.rejected/` and raises CheckpointError.
     """
-    inputs, logits = _reference(trained, wanted.dtype)
+    if wanted.dtype != "auto":
+        trained.model.to(DTYPES[wanted.dtype])
+    inputs, logits = reference(trained.model, trained.held_out)
     model = trained.adapter.merge(trained.model) if wanted.merge else trained.model
     staged = run_folder / f".export-{secrets.token_hex(4)}"
     try:
@@ -71,12 +73,10 @@ def export(trained: Trained, run_folder: Path, card: str, wanted: Wanted) -> tup
         shutil.rmtree(staged, ignore_errors=True)
 
 
-def _reference(trained: Trained, dtype: str) -> tuple[dict[str, Any], torch.Tensor]:
-    """Inputs, and the live model's logits on them before anything is merged or written."""
-    model = trained.model.eval()
-    if dtype != "auto":
-        model.to(DTYPES[dtype])
-    rows = {name: tensor[:, :REFERENCE_TOKENS] for name, tensor in trained.held_out.items() if name != "labels"}
+def reference(model: Any, held_out: dict[str, Any]) -> tuple[dict[str, Any], torch.Tensor]:
+    """Inputs, and the model's logits on them, in fp32."""
+    model.eval()
+    rows = {name: tensor[:, :REFERENCE_TOKENS] for name, tensor in held_out.items() if name != "labels"}
     inputs = {name: tensor.to(model.device) for name, tensor in rows.items()}
     with torch.no_grad():
         return inputs, model(**inputs).logits.float()
@@ -84,7 +84,7 @@ def _reference(trained: Trained, dtype: str) -> tuple[dict[str, Any], torch.Tens
 
 def _write(folder: Path, model: Any, tokenizer: Any, card: str) -> None:
     _name_base_for_good(model)
-    checkpoint.save_model(model, folder)
+    model.save_pretrained(folder, **({"save_embedding_layers": False} if hasattr(model, "peft_config") else {}))
     tokenizer.save_pretrained(folder)
     if getattr(model, "generation_config", None) is not None:
         model.generation_config.save_pretrained(folder)

@@ -3,10 +3,9 @@
 import math
 import time
 from collections import defaultdict
-from pathlib import Path
 from typing import Any
 
-from launcher import checkpoint, log, schedules
+from launcher import log, saved_state, schedules
 from launcher.errors import Interrupted, Preempted
 from launcher.evaluate import Verdict, evaluate
 from launcher.faults import StopRequest
@@ -81,11 +80,11 @@ def stamp(run: Run) -> dict[str, float]:
 
 
 def save(run: Run) -> None:
-    def write(folder: Path) -> None:
-        checkpoint.save_model(run.model, folder / "model")
-        checkpoint.write_optimizer(folder / "optimizer", run.engine)
-
-    run.checkpoints.save(run.progress.step, state_to_save(run), write, run.progress.best_step)
+    writers = (
+        lambda folder: saved_state.save_model(run.model, folder / "model", run.engine),
+        lambda folder: saved_state.save_optimizer(folder / "optimizer", run.engine),
+    )
+    run.checkpoints.save(run.progress.step, state_to_save(run), writers, run.progress.best_step)
 
 
 def _reading(run: Run, learning_rate: float, grad_norm: float) -> dict[str, float]:

@@ -4,8 +4,8 @@
 """
 
 import sys
-from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -23,15 +23,15 @@ except ModuleNotFoundError:  # a checkout that is not installed: the source root
 IGNORED = -100  # the label of a position that no loss looks at
 
 
-@dataclass(frozen=True)
-class Loss:
+class Loss(NamedTuple):
     """What an Objective returns. Nobody averages averages, so each term is a sum with its own count.
 
     `terms`: name -> (sum over the batch's items, number of items, weight); `metrics`: name -> (sum, count), not differentiated.
+    A tuple of dicts, because DeepSpeed looks for the tensors in what a module returns.
     """
 
     terms: dict[str, tuple[Tensor, Tensor | int, float]]
-    metrics: dict[str, tuple[Tensor, Tensor | int]] = field(default_factory=dict)
+    metrics: dict[str, tuple[Tensor, Tensor | int]]
 
 
 def from_hidden(hidden: Tensor, head: Head, labels: Tensor, num_labels: int | None = None) -> tuple[Tensor, Tensor]:

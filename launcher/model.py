@@ -18,6 +18,7 @@ from launcher import heads, losses, shipped
 from launcher.errors import EnvironmentProblem, RecipeError
 from launcher.plan import ModelFacts
 from launcher.recipe import Recipe
+from launcher.shards import full_shape
 
 transformers.utils.logging.disable_progress_bar()
 # bitsandbytes, which PEFT imports where it is installed, asks for an optional CPU kernel of the hub at every start.
@@ -129,6 +130,8 @@ def facts(recipe: Recipe, task: ModuleType, adapter: ModuleType) -> ModelFacts:
         loss_reason="loss.implementation" if asked != "auto" else f"auto: {reason}",
         source=source,
         loss_way=partial(_loss_way, head, recipe.method) if fused else None,
+        num_layers=getattr(config.get_text_config(), "num_hidden_layers", None),
+        hidden_size=getattr(config.get_text_config(), "hidden_size", None),
     )
 
 
@@ -215,7 +218,7 @@ def _config_from(init: Any) -> Any:
 
 
 def _fit_vocabulary(model: Any, recipe: Recipe, tokenizer: Any) -> None:
-    rows = model.get_input_embeddings().weight.shape[0]
+    rows = full_shape(model.get_input_embeddings().weight)[0]
     if len(tokenizer) <= rows:
         return
     if recipe.method != "full" and not recipe.adapter.modules_to_save:

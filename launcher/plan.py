@@ -1,14 +1,15 @@
 """All numbers that a run derives from its recipe and its world, each with where it came from. Pure: no torch, no files."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from launcher import batch_size
+from launcher import batch_size, zero_config
 from launcher.data.order import Order
 from launcher.errors import RecipeError
 from launcher.notes import Notes
 from launcher.recipe import Recipe
+from launcher.support import Combination, needs
 from launcher.world import World
 
 OrderOf = Callable[[int], Order]  # from a global batch size
@@ -30,6 +31,8 @@ class ModelFacts:
     loss_reason: str
     source: str
     loss_way: LossWay | None = None
+    num_layers: int | None = None
+    hidden_size: int | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,8 @@ class Plan:
     device: str
     threads_per_process: int
     strategy: str
+    deepspeed: Mapping[str, Any] | None
+    zero_leaf_modules: tuple[str, ...] | None
     timeout_minutes: int
     precision: str
     model_dtype: str
@@ -85,6 +90,11 @@ class Plan:
     same_result: str
     origins: Mapping[str, str] = field(default_factory=dict, repr=False)
 
+    @property
+    def shards_weights(self) -> bool:
+        """Whether no rank holds all weights."""
+        return self.strategy == "zero3"
+
     def as_json(self) -> dict[str, Any]:
         """name -> {value, origin}, for plan.json and `plan --json`."""
         values = asdict(self)
@@ -106,6 +116,8 @@ def make(recipe: Recipe, world: World, facts: ModelFacts | None, order: OrderOf 
     _world(notes, recipe, world)
     batch_size.derive(notes, recipe, world)
     _precision(notes, recipe, world)
+    _refuse_without_hardware(notes, recipe)
+    _zero(notes, recipe, facts)
     _steps(notes, recipe, order, data_note)
     _rhythm(notes, recipe)
     _memory(notes, facts)
@@ -180,6 +192,35 @@ def _precision(notes: Notes, recipe: Recipe, world: World) -> None:
     notes.take("max_grad_norm", "training.max_grad_norm", recipe.training.max_grad_norm)
     notes.take("packing", "data.packing", recipe.data.packing)
     notes.take("max_length", "data.max_length", recipe.data.max_length)
+
+
+def _refuse_without_hardware(notes: Notes, recipe: Recipe) -> None:
+    combination = replace(Combination.of(recipe), strategy=notes["strategy"], precision=notes["precision"])
+    if rule := next(needs(combination), None) if notes["device"] == "cpu" else None:
+        raise RecipeError(
+            f"{rule.key}: {rule.reason}, and there is no {rule.hardware}",
+            where=recipe.origin(rule.key),
+            fix=rule.instead,
+        )
+
+
+def _zero(notes: Notes, recipe: Recipe, facts: ModelFacts | None) -> None:
+    """DeepSpeed's configuration, or None where it is not used."""
+    section, strategy = recipe.distributed, notes["strategy"]
+    if strategy not in zero_config.STAGES:
+        notes.put("deepspeed", None, "only for zero1, zero2 and zero3")
+        notes.put("zero_leaf_modules", None, "only for zero3")
+        return
+    trains_bf16 = recipe.method == "full" and notes["model_dtype"] == "bf16"
+    shape = facts and zero_config.Shape(facts.parameters, facts.trainable, facts.num_layers, facts.hidden_size)
+    made = zero_config.make(
+        recipe, strategy, notes["world_size"], notes["precision"], trains_bf16, shape or zero_config.Shape()
+    )
+    origin = "computed: from the recipe"
+    if section.deepspeed_config is not None:
+        origin += f", and distributed.deepspeed_config ({recipe.origin('distributed.deepspeed_config')})"
+    notes.put("deepspeed", made, origin)
+    notes.take("zero_leaf_modules", "distributed.zero_leaf_modules", section.zero_leaf_modules)
 
 
 def _steps(notes: Notes, recipe: Recipe, order_of: OrderOf | None, data_note: str) -> None:

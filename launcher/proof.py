@@ -87,11 +87,11 @@ def tensor_problems(model: torch.nn.Module, expected: dict[str, list]) -> list[s
 
 def fingerprints(model: torch.nn.Module) -> dict[str, list]:
     """name -> [dtype, shape, hash of the bytes] of every tensor of the state."""
-    return {
-        name: [str(tensor.dtype), list(tensor.shape), _hash(tensor)]
-        for name, tensor in model.state_dict().items()
-        if torch.is_tensor(tensor)
-    }
+    return {name: fingerprint(tensor) for name, tensor in model.state_dict().items() if torch.is_tensor(tensor)}
+
+
+def fingerprint(tensor: torch.Tensor) -> list:
+    return [str(tensor.dtype), list(tensor.shape), _hash(tensor)]
 
 
 def logits_difference(model: torch.nn.Module, proof: Path) -> tuple[float, float]:

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from launcher import checkpoint, engine, log, recipe, run
+from launcher import engine, log, recipe, run, saved_state
 from launcher.checkpoint import Checkpoint, Checkpoints
 from launcher.engine import Engine
 from launcher.errors import CheckpointError, EnvironmentProblem
@@ -17,13 +17,13 @@ def restore(folder: Path, step: int | None = None) -> Run:
         raise EnvironmentProblem(
             "not a run folder: it holds no recipe.yaml", where=str(folder), fix="see `launcher runs`"
         )
-    loaded = recipe.load(folder / "recipe.yaml")
+    loaded = recipe.load(folder / "recipe.yaml", ["distributed=null"])  # one process: nothing to share out
     prepared = run.prepare_all(loaded, engine.world())
     running = Engine(prepared.plan)
     checkpoints = Checkpoints(folder, loaded.checkpoint.save_total_limit, running)
     chosen = _choose(checkpoints, step)
     objective = run.build_objective(prepared)
-    checkpoint.load_model(objective.model, chosen.folder / "model")
+    saved_state.load_model(objective.model, chosen.folder / "model", running)
     running.place(objective)
     log.say(f"{folder}: step {chosen.step}")
     exam = Exam.of(loaded, prepared.task, prepared.tokenizer)

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from launcher import checkpoint, engine, log, model, parts, plan
+from launcher import checkpoint, engine, log, model, parts, plan, saved_state
 from launcher.checkpoint import Checkpoint
 from launcher.data import order, sources
 from launcher.data.digest import file_digest
@@ -104,6 +104,11 @@ class Run:
     def collate_eval(self, units: Any) -> Any:
         return _collate(self, units, self.prepared.eval, False)
 
+    def held_out(self) -> Any:
+        """A padded batch of up to four rows, of the evaluation data where there are some."""
+        rows = self.prepared.eval or self.prepared.train
+        return _collate(self, [[i] for i in range(min(4, len(rows)))], rows, False)
+
     def _micro_batches(self, step: int) -> list[tuple[int, Any]]:
         numbers = self.plan.micro_batches_per_step
         dealt = self.prepared.order.micro_batches(step, self.plan.per_device_train_batch_size, numbers)
@@ -163,11 +168,10 @@ def set_up(prepared: Prepared, running: Engine, place: Place) -> Run:
     """Everything up to the first step."""
     recipe, made, resume_from = prepared.recipe, prepared.plan, place.resume_from
     running.seed(0, 0)  # random initial weights (model.init, adapters) are the same on every rank and in every world
-    objective = build_objective(prepared)
+    with running.creating():
+        objective = build_objective(prepared)
     exam = Exam.of(recipe, prepared.task, prepared.tokenizer)
     run = Run(prepared, running, objective, exam, place.folder, place.checkpoints, Meter(running))
-    if resume_from is not None:
-        checkpoint.load_model(objective.model, resume_from.folder / "model")
     groups = engine.param_groups(objective, recipe.optimizer.weight_decay)
     running.prepare(objective, parts.load("optimizers", recipe.optimizer.name).build(groups, recipe.optimizer))
     if resume_from is not None:
@@ -205,7 +209,8 @@ def _take_up(run: Run, resume_from: Checkpoint) -> None:
         log.say(
             f"note: the run was planned for {state['total_steps']} steps and is now for {now['total_steps']}; the schedule follows"
         )
-    checkpoint.read_optimizer(resume_from.folder / "optimizer", run.engine)
+    saved_state.load_model(run.model, resume_from.folder / "model", run.engine)
+    saved_state.load_optimizer(resume_from.folder / "optimizer", run.engine)
     run.engine.load_scaler_state(state["scaler"])
     run.meter.take_up(state["unread"])
     run.progress = Progress(**state["progress"])

@@ -186,11 +186,23 @@ class Distributed(Section):
     """How the work is spread over processes."""
 
     strategy: Literal["auto", "none", "ddp", "zero1", "zero2", "zero3", "fsdp2"] = "auto"
-    """What every process holds; auto: ddp when there are several."""
+    """What every process holds; auto: the least sharding that fits the hardware."""
     offload_optimizer: Literal["none", "cpu", "nvme"] = "none"
     """Where the optimizer state lives."""
     offload_param: Literal["none", "cpu", "nvme"] = "none"
     """Where the parameters live."""
+    offload_dir: Text | None = None
+    """Folder on a local disk for what is offloaded to nvme."""
+    zero_quantized_weights: bool = False
+    """ZeRO++: gather the weights as 8-bit numbers (zero3)."""
+    zero_quantized_gradients: bool = False
+    """ZeRO++: exchange the gradients as 4-bit numbers (zero3)."""
+    zero_hpz_partition_size: Positive = 1
+    """ZeRO++: keep a second copy of the weights among so many neighbouring ranks, usually the GPUs of a node (zero3)."""
+    zero_leaf_modules: tuple[str, ...] | None = None
+    """Classes of modules that zero3 gathers as a whole; null: the mixture-of-experts blocks."""
+    deepspeed_config: Text | FrozenMapping | None = None
+    """More of DeepSpeed's configuration: a JSON file or a mapping. It may add to the recipe, not contradict it."""
     timeout_minutes: float = Field(default=30.0, gt=0)
     """A process that waits longer for the others stops with an error."""
 

@@ -7,7 +7,13 @@ made it so and will take it apart.
 from collections.abc import Iterable
 from typing import Any
 
+import torch
 from torch import Tensor
+
+
+def full_shape(tensor: Tensor) -> torch.Size:
+    """Shape of a tensor that may be kept in parts."""
+    return torch.Size(getattr(tensor, "ds_shape", tensor.shape))
 
 
 class Whole:

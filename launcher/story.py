@@ -4,12 +4,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-from launcher import checkpoint, environment, export, log, loop, parts
+from launcher import environment, export, log, loop, parts, saved_state, unshard
 from launcher.checkpoint import Checkpoint
 from launcher.errors import RecipeErrors
 from launcher.evaluate import Verdict
 from launcher.faults import StopRequest
-from launcher.model import pad_token_id
 from launcher.run import Run
 from launcher.trackers import Trackers
 
@@ -29,9 +28,10 @@ def tell(run: Run, stop: StopRequest) -> None:
         look_after(run, trackers)
     finally:
         trackers.close()
+    model = unshard.on_rank_zero(run)
     run.engine.barrier()
     if run.engine.is_main:
-        publish(run, wanted)
+        publish(run, model, wanted)
 
 
 def look_before(run: Run, trackers: Trackers) -> None:
@@ -60,13 +60,10 @@ def look_after(run: Run, trackers: Trackers) -> None:
         _write_json(path, rows)
 
 
-def publish(run: Run, wanted: export.Wanted) -> None:
-    """Export what `run.verdict` is about; rank zero alone."""
-    rows = run.prepared.eval or run.prepared.train
-    first_rows = [[i] for i in range(min(4, len(rows)))]
-    tokenizer = run.prepared.tokenizer
-    held_out = run.task.rows.collate(first_rows, rows.tokens, pad_token_id(tokenizer), False)
-    trained = export.Trained(run.model, tokenizer, run.task, parts.load("adapters", run.recipe.method), held_out)
+def publish(run: Run, model: Any, wanted: export.Wanted) -> None:
+    """Export `model`, which `run.verdict` is about; rank zero alone."""
+    adapter, tokenizer = parts.load("adapters", run.recipe.method), run.prepared.tokenizer
+    trained = export.Trained(model, tokenizer, run.task, adapter, run.held_out())
     card = environment.model_card(run.recipe, run.plan, run.progress.step, run.verdict.metrics)
     folder, verdict = export.export(trained, run.folder, card, wanted)
     difference = "" if verdict is None else f"{verdict['largest_logit_difference']:.1e}"
@@ -79,7 +76,7 @@ def _take_best(run: Run) -> None:
     if best is None or best == run.progress.step:
         return
     folder = next(c.folder for c in run.checkpoints.published() if c.step == best)
-    checkpoint.load_model(run.model, folder / "model")
+    saved_state.load_model(run.model, folder / "model", run.engine)
     log.say(f"taking step {best}, the best by {run.plan.metric_for_best_model} ({run.progress.best_value:.6g})")
     run.progress.step, run.progress.tokens = best, Checkpoint(folder).state["progress"]["tokens"]
     run.verdict = Verdict()

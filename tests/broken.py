@@ -461,16 +461,46 @@ BROKEN = [
     ),
     # not in this version
     Case(
-        "zero3",
-        GOOD + "distributed: {strategy: zero3}\n",
+        "fsdp2",
+        GOOD + "distributed: {strategy: fsdp2}\n",
         "5:15",
-        "distributed.strategy: zero3 is not supported in this version; use auto, none or ddp",
+        "distributed.strategy: fsdp2: fsdp2 shards what zero3 shards",
     ),
     Case(
-        "offload",
-        GOOD + "distributed: {offload_param: cpu}\n",
+        "offload without sharding",
+        GOOD + "distributed: {strategy: zero2, offload_param: cpu}\n",
+        "5:32",
+        "distributed.offload_param: cpu: weights that are not sharded stay on the device; set distributed.strategy to zero3",
+    ),
+    Case(
+        "optimizer states without a place",
+        GOOD + "distributed: {strategy: ddp, offload_optimizer: cpu}\n",
+        "5:30",
+        "distributed.offload_optimizer: cpu: only ZeRO keeps the optimizer's states where they can be moved",
+    ),
+    Case(
+        "nvme without a folder",
+        GOOD + "distributed: {strategy: zero3, offload_optimizer: nvme}\n",
+        "5:1",
+        "distributed.offload_dir: what is offloaded to nvme needs a folder",
+    ),
+    Case(
+        "a folder for nothing",
+        GOOD + "distributed: {strategy: zero3, offload_dir: /tmp}\n",
+        "5:32",
+        "distributed.offload_dir: nothing is offloaded to nvme",
+    ),
+    Case(
+        "leaf modules without zero3",
+        GOOD + "distributed: {strategy: zero2, zero_leaf_modules: [Block]}\n",
+        "5:32",
+        "distributed.zero_leaf_modules: is for strategy: zero3, and this is strategy: zero2",
+    ),
+    Case(
+        "DeepSpeed's configuration without DeepSpeed",
+        GOOD + "distributed: {deepspeed_config: {a: 1}}\n",
         "5:15",
-        "distributed.offload_param: cpu is not supported in this version",
+        "distributed.deepspeed_config: DeepSpeed does not run under strategy: auto",
     ),
     Case(
         "sweep",

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from launcher import checkpoint
+from launcher import checkpoint, saved_state
 from launcher.checkpoint import Checkpoint, Checkpoints
 from launcher.errors import CheckpointError, StorageError
 
@@ -21,6 +21,9 @@ class OneRank:
 
     def broadcast(self, thing):
         return thing
+
+    def gather(self, thing):
+        return [thing]
 
     def barrier(self) -> None:
         """One rank waits for nobody."""
@@ -38,7 +41,7 @@ def three(tmp_path: Path) -> Checkpoints:
     """Checkpoints of steps 1, 2 and 3."""
     checkpoints = Checkpoints(tmp_path, 3, OneRank())
     for step in (1, 2, 3):
-        checkpoints.save(step, {"progress": {}}, write, None)
+        checkpoints.save(step, {"progress": {}}, [write], None)
     return checkpoints
 
 
@@ -99,7 +102,7 @@ def test_a_full_disk_at_any_point_leaves_the_older_ones(three: Checkpoints, monk
     for owner, name in ((os, "fsync"), (os, "replace"), (checkpoint, "_fingerprint")):
         monkeypatch.setattr(owner, name, failing(getattr(owner, name)))
     try:
-        three.save(4, {"progress": {}}, write, None)
+        three.save(4, {"progress": {}}, [write], None)
         failed = False
     except StorageError as error:
         failed = True
@@ -121,13 +124,13 @@ def test_a_kill_while_saving_leaves_nothing_that_counts(three: Checkpoints, tmp_
 def test_the_best_is_kept_beside_the_newest(tmp_path: Path) -> None:
     checkpoints = Checkpoints(tmp_path, 2, OneRank())
     for step in range(1, 8):
-        checkpoints.save(step, {}, write, best_step=2 if step >= 2 else None)
+        checkpoints.save(step, {}, [write], best_step=2 if step >= 2 else None)
     assert steps(checkpoints) == [2, 6, 7]
 
 
 def test_a_published_checkpoint_is_never_written_again(three: Checkpoints) -> None:
     before = (three.root / "step-00000003" / "model" / "weights").read_bytes()
-    three.save(3, {}, write, None)
+    three.save(3, {}, [write], None)
     assert (three.root / "step-00000003" / "model" / "weights").read_bytes() == before
 
 
@@ -137,44 +140,59 @@ def test_files_are_on_disk_before_the_name_is(tmp_path: Path, monkeypatch) -> No
     sync, replace = checkpoint._sync, os.replace
     monkeypatch.setattr(checkpoint, "_sync", lambda path: (events.append(path.name), sync(path)))
     monkeypatch.setattr(os, "replace", lambda a, b: (events.append("rename"), replace(a, b)))
-    Checkpoints(tmp_path, 2, OneRank()).save(1, {}, write, None)
+    Checkpoints(tmp_path, 2, OneRank()).save(1, {}, [write], None)
     renamed = events.index("rename")
     assert {"weights", "state", "model", "optimizer", "state.json", "MANIFEST.json"} <= set(events[:renamed])
     assert events[renamed + 1] == "checkpoints"
 
 
+class OptimizerOnly(OneRank):
+    """Linear layers of these widths and an optimizer, as the engine would show them."""
+
+    def __init__(self, *widths: int, **options) -> None:
+        import torch
+
+        from launcher.engine.replicated import Replicated
+
+        self.objective = torch.nn.Sequential(*[torch.nn.Linear(width, 2) for width in widths])
+        self.optimizer = torch.optim.AdamW(self.objective.parameters(), **options)
+        strategy = SimpleNamespace(objective=self.objective, optimizer=self.optimizer)
+        self.optimizer_states = lambda: Replicated.optimizer_states(strategy)
+        self.load_optimizer_states = lambda states: Replicated.load_optimizer_states(strategy, states)
+
+    def train(self, steps: int = 3) -> "OptimizerOnly":
+        import torch
+
+        for _ in range(steps):
+            torch.cat([layer(torch.randn(5, layer.in_features)) for layer in self.objective]).square().sum().backward()
+            self.optimizer.step()
+        return self
+
+
 def test_an_optimizer_state_comes_back_bit_for_bit(tmp_path: Path) -> None:
     import torch
 
-    def engine(seed: int) -> SimpleNamespace:
-        torch.manual_seed(seed)
-        objective = torch.nn.Sequential(torch.nn.Linear(4, 3), torch.nn.Linear(3, 2))
-        return SimpleNamespace(objective=objective, optimizer=torch.optim.AdamW(objective.parameters(), fused=True))
-
-    trained, fresh = engine(0), engine(1)
-    for _ in range(3):
-        trained.objective(torch.randn(5, 4)).square().sum().backward()
-        trained.optimizer.step()
-    checkpoint.write_optimizer(tmp_path / "optimizer", trained)
-    checkpoint.read_optimizer(tmp_path / "optimizer", fresh)
+    trained, fresh = OptimizerOnly(4, 3, fused=True).train(), OptimizerOnly(4, 3, fused=True)
+    saved_state.save_optimizer(tmp_path / "optimizer", trained)
+    saved_state.load_optimizer(tmp_path / "optimizer", fresh)
     before, after = (e.optimizer.state_dict()["state"] for e in (trained, fresh))
     assert before.keys() == after.keys()
     assert all(torch.equal(before[i][key], after[i][key]) for i in before for key in before[i])
 
 
+def test_an_optimizer_without_a_step_has_no_state(tmp_path: Path) -> None:
+    saved_state.save_optimizer(tmp_path / "optimizer", OptimizerOnly(4))
+    saved_state.load_optimizer(tmp_path / "optimizer", fresh := OptimizerOnly(4))
+    assert not fresh.optimizer.state_dict()["state"]
+
+
 def test_an_optimizer_state_of_other_parameters_is_refused_by_name(tmp_path: Path) -> None:
-    import torch
-
-    def engine(*widths: int) -> SimpleNamespace:
-        objective = torch.nn.Sequential(*[torch.nn.Linear(w, 2) for w in widths])
-        return SimpleNamespace(objective=objective, optimizer=torch.optim.SGD(objective.parameters(), momentum=0.9))
-
-    trained = engine(2, 2)
-    trained.objective(torch.randn(5, 2)).sum().backward()
-    trained.optimizer.step()
-    checkpoint.write_optimizer(tmp_path / "optimizer", trained)
+    saved_state.save_optimizer(tmp_path / "more", OptimizerOnly(2, 2).train())
     with pytest.raises(CheckpointError, match=r"trained 1\.(bias|weight)"):
-        checkpoint.read_optimizer(tmp_path / "optimizer", engine(2))
+        saved_state.load_optimizer(tmp_path / "more", OptimizerOnly(2))
+    saved_state.save_optimizer(tmp_path / "less", OptimizerOnly(2).train())
+    with pytest.raises(CheckpointError, match=r"no optimizer state for 1\.bias"):
+        saved_state.load_optimizer(tmp_path / "less", OptimizerOnly(2, 2))
 
 
 def test_state_json_holds_no_pickle_and_no_python(three: Checkpoints) -> None:

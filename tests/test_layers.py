@@ -8,10 +8,26 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"errors", "log", "shipped", "launcher_kernels", ""},
-    {"recipe", "schema", "section", "suggest", "parts", "schedules", "data", "heads", "shards", "losses", "run_folder"},
+    {
+        "recipe",
+        "support",
+        "schema",
+        "section",
+        "suggest",
+        "parts",
+        "schedules",
+        "data",
+        "heads",
+        "shards",
+        "losses",
+        "run_folder",
+    },
     {"tasks", "adapters", "optimizers", "trackers"},
     {
         "plan",
+        "zero_config",
+        "saved_state",
+        "tensor_files",
         "world",
         "notes",
         "batch_size",
@@ -29,7 +45,7 @@ LAYERS = [
         "peers",
         "consistency",
     },
-    {"loop", "evaluate", "run", "restore", "story", "report"},
+    {"loop", "evaluate", "run", "restore", "story", "unshard", "report"},
     {"verbs", "__main__"},
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}

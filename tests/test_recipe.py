@@ -168,7 +168,7 @@ def test_text_that_looks_like_something_else_survives(folder: Path) -> None:
 
 
 def test_all_problems_at_once_in_the_order_of_lines(folder: Path) -> None:
-    more = "seed: x\nlr: 1\nexport: {merge: 1}\ndistributed: {strategy: zero1}\nevaluation: {metrics: [los]}\n"
+    more = "seed: x\nlr: 1\nexport: {merge: 1}\ndistributed: {strategy: fsdp2}\nevaluation: {metrics: [los]}\n"
     with pytest.raises(RecipeErrors) as caught:
         load(folder, more, "logging.x=1", "oops", base=GOOD.replace("rows.jsonl", "row.jsonl"))
     places = [problem[len(str(folder)) :].split()[0] for problem in caught.value.problems[:-2]]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 # What every run imports: once for all ranks that are forked from one server.
-PRELOADED = [
+PRELOAD = [
     "launcher.story",
     "launcher.restore",
     "launcher.report",
@@ -138,8 +138,8 @@ class Ranks:
 
     def __init__(self, world: int, words: list[str], log: Path):
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(PRELOADED)
-        port = _free_port()
+        context.set_forkserver_preload(PRELOAD)
+        port = free_port()
         self.processes = [
             context.Process(target=_rank, args=(rank, world, port, words, str(log))) for rank in range(world)
         ]
@@ -160,20 +160,28 @@ def _rank(rank: int, world: int, port: int, words: list[str], log: str) -> None:
     with open(log, "a") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
+    set_rank(rank, world, port)
+    sys.exit(launch(words))
+
+
+def set_rank(rank: int, world: int, port: int) -> None:
+    """The environment of a rank, as torchrun makes it; that of a single process is left without."""
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    for name in names:
+        os.environ.pop(name, None)
     if world > 1:
-        os.environ |= {
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": str(world),
-            "LOCAL_WORLD_SIZE": str(world),
-        }
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        values = (rank, rank, world, world, "127.0.0.1", port)
+        os.environ |= dict(zip(names, map(str, values), strict=True))
+
+
+def launch(words: list[str]) -> int:
+    """`launcher WORDS` in this process; its exit code."""
     from launcher.__main__ import main
 
-    sys.exit(main(words))
+    return main(words)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

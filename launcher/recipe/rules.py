@@ -6,7 +6,7 @@ To add a rule, write a generator of (key, problem) and list it in `RULES`. A fea
 from collections.abc import Iterator
 from typing import Any
 
-from launcher import parts
+from launcher import parts, support
 from launcher.recipe import local_files
 from launcher.schema import Evaluation, Sections
 from launcher.section import Section, forget_reads, note_reads
@@ -25,9 +25,6 @@ UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "regularization.l1": ((0.0,), "use optimizer.weight_decay"),
     "regularization.dropout": ((None,), "use adapter.lora_dropout, or the dropout fields of model.init"),
     "regularization.ema": ((None,), "leave it out"),
-    "distributed.strategy": (("auto", "none", "ddp"), "use auto, none or ddp"),
-    "distributed.offload_optimizer": (("none",), "use method: lora, or a smaller model"),
-    "distributed.offload_param": (("none",), "use method: lora, or a smaller model"),
 }
 
 
@@ -84,6 +81,29 @@ def _method(recipe: Sections) -> Iterator[Finding]:
         yield "model.init", f"random weights are nothing to adapt; use method: full (this is method: {recipe.method})"
     if recipe.method == "full" and recipe.export.merge:
         yield "export.merge", "there is no adapter to merge under method: full"
+
+
+def _combination(recipe: Sections) -> Iterator[Finding]:
+    for rule in support.refusals(support.Combination.of(recipe)):
+        yield rule.key, f"{value_at(recipe, rule.key)}: {rule.reason}; {rule.instead}"
+
+
+def _distributed(recipe: Sections) -> Iterator[Finding]:
+    section = recipe.distributed
+    to_disk = "nvme" in (section.offload_optimizer, section.offload_param)
+    if to_disk and section.offload_dir is None:
+        yield "distributed.offload_dir", "what is offloaded to nvme needs a folder on a local disk"
+    if section.offload_dir is not None and not to_disk:
+        yield "distributed.offload_dir", "nothing is offloaded to nvme"
+    if section.strategy != "zero3":
+        for key, unused in (("zero_hpz_partition_size", 1), ("zero_leaf_modules", None)):
+            if getattr(section, key) != unused:
+                yield f"distributed.{key}", f"is for strategy: zero3, and this is strategy: {section.strategy}"
+    if section.deepspeed_config is not None and section.strategy not in support.ZERO:
+        yield (
+            "distributed.deepspeed_config",
+            f"DeepSpeed does not run under strategy: {section.strategy}; use zero1, zero2 or zero3",
+        )
 
 
 def _batch(recipe: Sections) -> Iterator[Finding]:
@@ -181,6 +201,8 @@ RULES = (
     _unsupported,
     _model,
     _method,
+    _combination,
+    _distributed,
     _batch,
     _length,
     _scheduler,

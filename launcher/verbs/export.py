@@ -28,5 +28,5 @@ def run(args: argparse.Namespace) -> int:
     ready.verdict.metrics = {name: value for name, value in (known or [{}])[-1].items() if name.startswith("eval/")}
     section = ready.recipe.export
     verify = section.verify and not args.no_verify
-    story.publish(ready, export.Wanted(args.merge or section.merge, args.dtype or section.dtype, verify))
+    story.publish(ready, ready.model, export.Wanted(args.merge or section.merge, args.dtype or section.dtype, verify))
     return 0

@@ -114,7 +114,7 @@ class Ranks:
         self, words: Sequence[Sequence[str]], log: Path, hosts: Sequence[Host] = (), **environment: Sequence[str]
     ):
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(tiny.PRELOADED)
+        context.set_forkserver_preload(tiny.PRELOAD)
         per_host = len(words) // max(1, len(hosts))
         self._logs = [log.with_name(f"{log.name}-{rank}") for rank in range(len(words))]
         self.processes = []

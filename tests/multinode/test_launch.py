@@ -13,7 +13,6 @@ from .hosts import PORT, Host
 
 pytestmark = pytest.mark.multinode
 
-STRATEGIES = ["ddp"]
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nnodes=2"]
 ACCELERATE = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines=2"]
 
@@ -66,13 +65,14 @@ def only_logs_on(host: Host, run: Path) -> None:
     host.call("mount", "--bind", str(own), str(run / "log"))
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize(
-    ("starter", "per_node"),
+    ("starter", "per_node", "strategy"),
     [
-        pytest.param(torchrun, 1),
-        pytest.param(torchrun_c10d, 2, marks=pytest.mark.slow),
-        pytest.param(accelerate, 1, marks=pytest.mark.slow),
+        pytest.param(torchrun, 1, "ddp"),
+        pytest.param(torchrun, 1, "zero1", marks=pytest.mark.slow),
+        pytest.param(torchrun_c10d, 2, "zero3", marks=pytest.mark.slow),
+        pytest.param(accelerate, 1, "ddp", marks=pytest.mark.slow),
+        pytest.param(accelerate, 1, "zero2", marks=pytest.mark.slow),
     ],
 )
 def test_two_hosts_train_what_one_process_trains(

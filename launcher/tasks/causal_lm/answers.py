@@ -54,9 +54,17 @@ def _continuation(text: str, tokenizer: Any) -> Question:
 
 @torch.no_grad()
 def answers(
-    model: Any, tokenizer: Any, asked: list[Question], max_new_tokens: int, pad_token_id: int, batch_size: int = 16
+    model: Any,
+    tokenizer: Any,
+    asked: list[Question],
+    max_new_tokens: int,
+    pad_token_id: int,
+    batch_size: int = 16,
+    in_step: bool = False,
 ) -> list[str]:
     """The greedy continuation of each prompt, without special tokens, in the order of the questions.
+
+    `in_step`: all ranks generate until the last of them has ended, because every step gathers weights.
 
     Of a prompt that leaves the model no positions to answer in, only the end is asked, and a line says so.
     """
@@ -82,6 +90,7 @@ def answers(
                 top_p=None,
                 top_k=None,
                 pad_token_id=pad_token_id,
+                synced_gpus=in_step,
             )
             said += tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
         return [answer.strip() for answer in said]

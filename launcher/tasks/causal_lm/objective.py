@@ -59,6 +59,11 @@ class Objective(nn.Module):
     def head_module(self) -> nn.Module:
         return self._unregistered[0].get_output_embeddings()
 
+    def borrowed(self) -> list[nn.Parameter]:
+        """Parameters that `forward` uses outside of the module that holds them."""
+        head = self._head()
+        return [tensor for tensor in head.tensors().values() if isinstance(tensor, nn.Parameter)] if head else []
+
     def settle(self, batch: dict[str, Tensor], tolerance: float, may_fall_back: bool) -> None:
         """Compare the fused loss and its gradients with those of the model's own head on a real batch, in eval mode.
 

@@ -1,13 +1,14 @@
-"""Devices, processes and precision: the only file that knows Accelerate (and, later, DeepSpeed).
+"""Devices, processes and precision: the only package that knows Accelerate and DeepSpeed.
 
-Accelerate is told that accumulation is 1, and the boundary of a step is ours: `backward(..., last)` says when gradients are
-exchanged. The loss of a micro-batch is scaled once, by `world / global count`, so the result does not depend on the slicing.
+Accelerate is told that accumulation is 1, and the boundary of a step is ours: `forward_backward(..., last)` says when gradients
+are exchanged. The loss of a micro-batch is scaled once, by `world / global count`, so the result does not depend on the slicing.
+What differs between strategies stands in `replicated` (none, ddp) and `zero` (zero1, zero2, zero3).
 """
 
 import math
 import os
 import resource
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
 from typing import Any
@@ -15,13 +16,21 @@ from typing import Any
 import numpy as np
 import torch
 import torch.distributed as dist
-from accelerate import Accelerator
-from accelerate.state import AcceleratorState
-from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 
+if not torch.cuda.is_available():
+    os.environ.setdefault(
+        "DS_ACCELERATOR", "cpu"
+    )  # where DeepSpeed is installed, others import it, and it says that it finds no GPU
+
+from accelerate.state import AcceleratorState
+from torch import Tensor
+
+from launcher.engine.replicated import OptimizerState, Replicated
+from launcher.engine.zero import Zero
 from launcher.errors import NonFiniteError
 from launcher.losses import Loss
 from launcher.plan import Plan
+from launcher.shards import full_shape
 from launcher.world import World, launched
 
 
@@ -39,17 +48,9 @@ class Engine:
     def __init__(self, plan: Plan):
         torch.set_num_threads(_threads(plan))
         torch.set_float32_matmul_precision("high" if plan.precision == "tf32" else "highest")
-        self.accelerator = Accelerator(
-            cpu=plan.device == "cpu",
-            mixed_precision=plan.precision if plan.precision in ("bf16", "fp16") else "no",
-            gradient_accumulation_steps=1,
-            kwargs_handlers=[
-                InitProcessGroupKwargs(timeout=timedelta(minutes=plan.timeout_minutes)),
-                DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
-            ],
-        )
+        self._strategy = Replicated(plan) if plan.deepspeed is None else Zero(plan)
         self.plan = plan
-        self.device: torch.device = self.accelerator.device
+        self.device: torch.device = self._strategy.accelerator.device
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.world_size = dist.get_world_size() if dist.is_initialized() else 1
         if self.world_size != plan.world_size:
@@ -62,17 +63,23 @@ class Engine:
     def is_main(self) -> bool:
         return self.rank == 0
 
+    @property
+    def in_step(self) -> bool:
+        """Whether all ranks must make equally many forward passes, since weights are gathered in them."""
+        return self._strategy.in_step and self.world_size > 1
+
+    def creating(self) -> AbstractContextManager[None]:
+        """Around the creation of the base model: where weights are sharded, no rank ever holds all of them."""
+        return self._strategy.creating()
+
     def prepare(self, objective: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Move the objective to the device and wrap it. `objective` stays reachable without the wrapper."""
         self.objective, self.optimizer = objective, optimizer
-        self._wrapped, self._optimizer = self.accelerator.prepare(objective, optimizer)
-        expected = "DistributedDataParallel" if self.plan.strategy == "ddp" else type(objective).__name__
-        if type(self._wrapped).__name__ != expected and self.world_size > 1:
-            raise AssertionError(f"strategy {self.plan.strategy} gave a {type(self._wrapped).__name__}")
+        self._wrapped = self._strategy.prepare(objective, optimizer)
 
     def place(self, objective: torch.nn.Module) -> None:
-        """For evaluation alone: move the objective to the device, in the precision of the plan, without an optimizer."""
-        self.objective = self.accelerator.prepare_model(objective, evaluation_mode=True)
+        """For evaluation alone, without sharding: move the objective to the device, in the precision of the plan."""
+        self.objective = self._strategy.accelerator.prepare_model(objective, evaluation_mode=True)
 
     def to_device(self, batch: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
@@ -82,30 +89,27 @@ class Engine:
         state = np.random.SeedSequence([self.plan.seed, *position]).generate_state(2, np.uint32)
         torch.manual_seed(int(state[0]) << 32 | int(state[1]))
 
-    def forward_backward(self, batch: Mapping[str, torch.Tensor], counts: Mapping[str, float], last: bool) -> Loss:
+    def forward_backward(self, batch: Mapping[str, Tensor], counts: Mapping[str, float], last: bool) -> Loss:
         """Gradients of `sum over terms of weight * sum / global count`, exchanged between ranks if `last` of the step."""
-        self.accelerator.sync_gradients = last
-        with nullcontext() if last else self.accelerator.no_sync(self._wrapped):
+        with nullcontext() if last else self._strategy.no_sync():
             loss: Loss = self._wrapped(**self.to_device(batch), counts=self.objective.counts(batch))
-            # DistributedDataParallel averages over ranks; the factor makes it a sum. A count of zero has a sum of zero.
+            # Gradients are averaged over ranks; the factor makes it a sum. A count of zero has a sum of zero.
             total = sum(
                 weight * value * (self.world_size / max(counts[name], 1))
                 for name, (value, _, weight) in loss.terms.items()
             )
-            self.accelerator.backward(total)
+            self._strategy.backward(total, last)
         return loss
 
     def step(self) -> float:
-        """Clip, update, clear; returns the gradient norm before clipping. A NaN never reaches the weights."""
-        limit = self.plan.max_grad_norm if self.plan.max_grad_norm is not None else math.inf
-        norm = float(self.accelerator.clip_grad_norm_(self._wrapped.parameters(), limit))
+        """Clip, update, clear; returns the gradient norm before clipping. After a NaN the run ends, and nothing is saved."""
+        return self._strategy.step(self._insist_finite)
+
+    def _insist_finite(self, norm: float) -> None:
         if not math.isfinite(norm) and self.plan.precision != "fp16":  # fp16's loss scaling skips such a step by itself
             raise NonFiniteError(
                 f"the gradient norm is {norm}", fix="lower optimizer.learning_rate, or look at the data of this step"
             )
-        self._optimizer.step()
-        self._optimizer.zero_grad()
-        return norm
 
     def set_learning_rate(self, learning_rate: float) -> None:
         for group in self.optimizer.param_groups:
@@ -113,12 +117,12 @@ class Engine:
 
     def evaluate(self, batch: Mapping[str, torch.Tensor]) -> Loss:
         """The loss without gradients. Goes past the wrapper, so ranks need not stay in step."""
-        with torch.no_grad():
+        with torch.no_grad(), self.autocast():
             return self.objective(**self.to_device(batch), counts=self.objective.counts(batch))
 
     def autocast(self) -> AbstractContextManager[None]:
         """The precision of training."""
-        return self.accelerator.autocast()
+        return self._strategy.autocast()
 
     @contextmanager
     def generating(self) -> Iterator[Any]:
@@ -157,15 +161,46 @@ class Engine:
             return torch.cuda.max_memory_allocated() / 2**30
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
+    # --- what is saved and loaded: collective, one tensor at a time, on rank zero alone ---------------------------------
+
+    def weights(self, model: Any, trained_only: bool) -> Iterator[tuple[str, Tensor | None]]:
+        """(name, value on the CPU) of each parameter and buffer of the model's state; the value is None but on rank zero.
+
+        Of tensors that share memory, only the first. Every rank must go through all of them.
+        """
+        seen: set[int] = set()
+        for name, tensor in model.state_dict(keep_vars=True).items():
+            if id(tensor) in seen or not torch.is_tensor(tensor) or (trained_only and not tensor.requires_grad):
+                continue
+            seen.add(id(tensor))
+            value = self._strategy.read(tensor)
+            yield name, value.cpu().contiguous() if self.is_main else None
+
+    def load_weights(self, model: Any, read: Mapping[str, Callable[[], Tensor]]) -> None:
+        """Put values into the model's parameters and buffers by name: whatever their sharding, before or after `prepare`."""
+        state = model.state_dict(keep_vars=True)
+        with torch.no_grad():
+            for name, value in read.items():
+                self._strategy.write(state[name], value)
+
+    def optimizer_states(self) -> Iterator[OptimizerState]:
+        """(parameter, state, value) of all states of the optimizer. Every rank must go through all of them."""
+        return self._strategy.optimizer_states()
+
+    def load_optimizer_states(self, states: Mapping[str, Mapping[str, Tensor]]) -> None:
+        """Parameter -> state -> value, for every parameter that is trained."""
+        self._strategy.load_optimizer_states(states)
+
     def scaler_state(self) -> dict[str, Any] | None:
-        return self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None
+        return self._strategy.scaler_state()
 
     def load_scaler_state(self, state: dict[str, Any] | None) -> None:
-        if state and self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state)
+        if state:
+            self._strategy.load_scaler_state(state)
 
     def close(self) -> None:
         """Leave the process group, and make room for another engine in this process (Accelerate keeps its state globally)."""
+        self._strategy.close()
         if dist.is_initialized():
             dist.destroy_process_group()
         AcceleratorState._reset_state(reset_partial_state=True)
@@ -175,8 +210,8 @@ def param_groups(objective: torch.nn.Module, weight_decay: float) -> list[dict[s
     """Two groups: weights that decay, and norms and biases (every tensor of less than two dimensions) that do not."""
     trained: Sequence[torch.nn.Parameter] = [p for p in objective.parameters() if p.requires_grad]
     groups = [
-        {"params": [p for p in trained if p.ndim >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
+        {"params": [p for p in trained if len(full_shape(p)) >= 2], "weight_decay": weight_decay},
+        {"params": [p for p in trained if len(full_shape(p)) < 2], "weight_decay": 0.0},
     ]
     return [group for group in groups if group["params"]]
 

@@ -1,0 +1,96 @@
+"""The tensors of a checkpoint, by name, whatever the strategy and the number of ranks that wrote them.
+
+    model/       a Hugging Face folder: the whole model under its own names, or the adapter as PEFT writes it
+    optimizer/   <parameter>//<state> of each parameter that is trained
+
+Every rank calls these functions, since sharded tensors are gathered one by one; rank zero alone writes.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from launcher import tensor_files
+from launcher.engine import Engine
+from launcher.errors import CheckpointError
+
+RESUME = "resume with the recipe of the run"
+
+
+def save_model(model: Any, folder: Path, engine: Engine) -> None:
+    if hasattr(model, "peft_config"):
+        trained = {name: value for name, value in engine.weights(model, trained_only=True) if value is not None}
+        if engine.is_main:
+            model.save_pretrained(folder, state_dict=trained, save_embedding_layers=False)
+        return
+    tensor_files.write(folder, "model", engine.weights(model, trained_only=False))
+    if engine.is_main:
+        model.config.save_pretrained(folder)
+        if model.can_generate():
+            model.generation_config.save_pretrained(folder)
+
+
+def load_model(model: Any, folder: Path, engine: Engine) -> None:
+    """Put the weights of `save_model` into a model of the same recipe."""
+    if hasattr(model, "peft_config"):
+        names = _names_in_file(model)
+        read = tensor_files.read(folder, "adapter_model")
+    else:
+        names = {name: name for name, _ in _own_state(model)}
+        read = tensor_files.read(folder, "model")
+    missing = [name for name in names.values() if name not in read]
+    left_over = [name for name in read if name not in names.values()]
+    if missing or left_over:
+        raise CheckpointError(
+            f"{(missing or left_over)[0]} is {'missing' if missing else 'unexpected'}", where=str(folder), fix=RESUME
+        )
+    try:
+        engine.load_weights(model, {name: read[in_file] for name, in_file in names.items()})
+    except RuntimeError as error:
+        raise CheckpointError(
+            f"the weights do not fit: {str(error).splitlines()[-1].strip()}", where=str(folder), fix=RESUME
+        ) from error
+
+
+def save_optimizer(folder: Path, engine: Engine) -> None:
+    states = ((f"{name}//{key}", value) for name, key, value in engine.optimizer_states())
+    on_main = ((name, value.detach().cpu().contiguous() if engine.is_main else None) for name, value in states)
+    tensor_files.write(folder, "optimizer", on_main)
+
+
+def load_optimizer(folder: Path, engine: Engine) -> None:
+    """Load what `save_optimizer` wrote. A state for other parameters than the model trains is an error that names the first."""
+    trained = {name for name, parameter in engine.objective.named_parameters() if parameter.requires_grad}
+    states: dict[str, dict[str, Tensor]] = {}
+    read = tensor_files.read(folder, "optimizer") if folder.exists() else {}  # an optimizer may have no state
+    for entry, value in read.items():
+        name, key = entry.split("//")
+        if name not in trained:
+            raise CheckpointError(f"the checkpoint trained {name}, this recipe does not", where=str(folder), fix=RESUME)
+        states.setdefault(name, {})[key] = value()
+    if states and (untouched := sorted(trained - set(states))):
+        raise CheckpointError(
+            f"the checkpoint has no optimizer state for {untouched[0]}", where=str(folder), fix=RESUME
+        )
+    engine.load_optimizer_states(states)
+
+
+def _own_state(model: Any) -> list[tuple[str, Tensor]]:
+    """Parameters and buffers of the state, each once where some share memory."""
+    seen: dict[int, tuple[str, Tensor]] = {}
+    for name, tensor in model.state_dict(keep_vars=True).items():
+        seen.setdefault(id(tensor), (name, tensor))
+    return list(seen.values())
+
+
+def _names_in_file(model: Any) -> dict[str, str]:
+    """Name of each trained tensor in the model -> its name in PEFT's file: PEFT renames a state of markers for us."""
+    import peft
+
+    trained = [name for name, tensor in _own_state(model) if tensor.requires_grad]
+    markers = {name: torch.empty(0) for name in trained}
+    renamed = peft.get_peft_model_state_dict(model, state_dict=dict(markers), save_embedding_layers=False)
+    of_marker = {id(marker): name for name, marker in markers.items()}
+    return {of_marker[id(marker)]: name for name, marker in renamed.items()}

@@ -1,0 +1,107 @@
+"""Which combinations of choices train, which are refused and why, and which need hardware: the one place that decides.
+
+A recipe is refused by the rules that hold anywhere before anything is loaded; a plan also by those for its device. To add a rule,
+add a line to `RULES`: the errors, the table in SUPPORT.md and the tests follow.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from launcher.schema import Sections
+
+ZERO = ("zero1", "zero2", "zero3")
+
+
+@dataclass(frozen=True)
+class Combination:
+    """The choices of a recipe that can be unsound together. `quantization`: none, nf4, fp4 or int8."""
+
+    task: str = "causal_lm"
+    method: str = "lora"
+    strategy: str = "none"
+    offload_optimizer: str = "none"
+    offload_param: str = "none"
+    zero_plus_plus: bool = False
+    precision: str = "fp32"
+
+    @classmethod
+    def of(cls, recipe: Sections) -> "Combination":
+        section = recipe.distributed
+        return cls(
+            task=recipe.task,
+            method=recipe.method,
+            strategy=section.strategy,
+            offload_optimizer=section.offload_optimizer,
+            offload_param=section.offload_param,
+            zero_plus_plus=section.zero_quantized_weights or section.zero_quantized_gradients,
+            precision=recipe.training.precision,
+        )
+
+
+@dataclass(frozen=True)
+class Rule:
+    """A combination for which `applies` holds is refused at `key`; or trains on `hardware` only, where that is named."""
+
+    key: str
+    reason: str
+    instead: str
+    applies: Callable[[Combination], bool]
+    hardware: str | None = None
+
+
+RULES = (
+    Rule(
+        "distributed.strategy",
+        "fsdp2 shards what zero3 shards, and checkpoints, exports and resuming are proven for zero3 alone",
+        "use zero3",
+        lambda c: c.strategy == "fsdp2",
+    ),
+    Rule(
+        "distributed.offload_optimizer",
+        "only ZeRO keeps the optimizer's states where they can be moved",
+        "set distributed.strategy to zero1, zero2 or zero3",
+        lambda c: c.offload_optimizer != "none" and c.strategy not in ZERO,
+    ),
+    Rule(
+        "distributed.offload_optimizer",
+        "DeepSpeed reads optimizer states from a disk under zero3 alone",
+        "use distributed.strategy zero3, or offload_optimizer cpu",
+        lambda c: c.offload_optimizer == "nvme" and c.strategy in ("zero1", "zero2"),
+    ),
+    Rule(
+        "distributed.offload_param",
+        "weights that are not sharded stay on the device",
+        "set distributed.strategy to zero3",
+        lambda c: c.offload_param != "none" and c.strategy != "zero3",
+    ),
+    Rule(
+        "distributed.strategy",
+        "ZeRO++ quantises what zero3 sends",
+        "set distributed.strategy to zero3, or take zero_quantized_weights and zero_quantized_gradients out",
+        lambda c: c.zero_plus_plus and c.strategy != "zero3",
+    ),
+    Rule(
+        "distributed.zero_quantized_weights",
+        "ZeRO++ quantises in CUDA kernels",
+        "take zero_quantized_weights and zero_quantized_gradients out",
+        lambda c: c.zero_plus_plus,
+        hardware="a CUDA GPU",
+    ),
+    Rule(
+        "distributed.offload_optimizer",
+        "reading from NVMe wants libaio and a GPU to wait for it",
+        "use cpu or none",
+        lambda c: "nvme" in (c.offload_optimizer, c.offload_param),
+        hardware="a CUDA GPU and a local disk",
+    ),
+)
+
+
+def refusals(combination: Combination) -> Iterator[Rule]:
+    """The rules that refuse it on any hardware."""
+    return (rule for rule in RULES if rule.hardware is None and rule.applies(combination))
+
+
+def needs(combination: Combination) -> Iterator[Rule]:
+    """The rules that refuse it on a CPU."""
+    return (rule for rule in RULES if rule.hardware is not None and rule.applies(combination))

@@ -1,0 +1,51 @@
+"""The whole of a model that was trained in parts."""
+
+from typing import Any
+
+import torch
+
+from launcher import proof, saved_state
+from launcher.errors import CheckpointError
+from launcher.export import reference
+from launcher.run import Run, build_objective
+
+# The ranks gather weights in the precision of the training: logits may differ by this share of the largest.
+LOGITS = {"fp32": 1e-5, "tf32": 1e-2, "bf16": 2e-2, "fp16": 4e-3}
+
+
+def on_rank_zero(run: Run) -> Any:
+    """The trained model, whole, on rank zero. All ranks call.
+
+    A sharded model is built again on rank zero's CPU from its last checkpoint, and every tensor and the logits are compared
+    with those of the ranks together; CheckpointError where they differ.
+    """
+    if not run.plan.shards_weights:
+        return run.model
+    _, logits = reference(run.model, run.held_out())
+    live = {
+        name: proof.fingerprint(value)
+        for name, value in run.engine.weights(run.model, trained_only=False)
+        if value is not None
+    }
+    model = problem = None
+    if run.engine.is_main:
+        try:
+            model = _rebuilt(run, live, logits)
+        except CheckpointError as error:
+            problem = error
+    if problem := run.engine.broadcast(problem):
+        raise problem
+    return model
+
+
+def _rebuilt(run: Run, live: dict[str, list[Any]], logits: torch.Tensor) -> Any:
+    model = build_objective(run.prepared).model
+    folder = next(c.folder for c in run.checkpoints.published() if c.step == run.progress.step)
+    saved_state.load_model(model, folder / "model", run.engine)
+    if problems := proof.tensor_problems(model, live):
+        raise CheckpointError(f"not what the ranks hold: {'; '.join(problems[:3])}", where=str(folder))
+    _, own = reference(model, run.held_out())
+    off, scale = float((own - logits.to(own.device)).abs().max()), float(own.abs().max())
+    if not off <= LOGITS[run.plan.precision] * scale:
+        raise CheckpointError(f"its logits differ by {off:.3g} from those of the ranks", where=str(folder))
+    return model
