@@ -69,7 +69,7 @@ def model_card(recipe: Recipe, plan: Plan, step: int, metrics: dict[str, float])
             *front,
             f"\n# {recipe.name}\n",
             f"{plan.model} trained with method `{recipe.method}` for {step} steps of {plan.global_batch_size} rows",
-            f"(base: `{Path(base).name if base and Path(base).exists() else base or 'random weights'}`).\n",
+            f"(base: `{Path(base).name if base and Path(base).exists() else base or 'random weights'}`{_stored(plan)}).\n",
             "## Data\n",
             data,
             "\n## Metrics\n",
@@ -78,6 +78,10 @@ def model_card(recipe: Recipe, plan: Plan, step: int, metrics: dict[str, float])
             f"```yaml\n{recipe.to_yaml()}```\n",
         ]
     )
+
+
+def _stored(plan: Plan) -> str:
+    return f", trained beside weights in {plan.quantization}" if plan.quantization else ""
 
 
 def versions() -> dict[str, str]:

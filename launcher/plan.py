@@ -4,12 +4,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from launcher import batch_size, zero_config
+from launcher import activation_memory, batch_size, parts, precision, weight_storage, zero_config
 from launcher.data.order import Order
 from launcher.errors import RecipeError
 from launcher.notes import Notes
 from launcher.recipe import Recipe
 from launcher.support import Combination, needs
+from launcher.weight_storage import Quantized
 from launcher.world import World
 
 OrderOf = Callable[[int], Order]  # from a global batch size
@@ -31,8 +32,12 @@ class ModelFacts:
     loss_reason: str
     source: str
     loss_way: LossWay | None = None
+    quantized: Quantized | None = None
     num_layers: int | None = None
     hidden_size: int | None = None
+    trained: tuple[tuple[tuple[int, ...], bool], ...] = ()
+    """Of each trained tensor: its shape, and whether it is a hidden matrix."""
+    recomputable_layers: int | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +59,11 @@ class Plan:
     timeout_minutes: int
     precision: str
     model_dtype: str
+    quantization: str | None
+    compute_dtype: str | None
     gradient_checkpointing: bool
+    gradient_checkpointing_interval: int | None
+    activation_offloading: bool
     max_grad_norm: float | None
     global_batch_size: int
     per_device_train_batch_size: int
@@ -115,7 +124,8 @@ def make(recipe: Recipe, world: World, facts: ModelFacts | None, order: OrderOf 
     _identity(notes, recipe)
     _world(notes, recipe, world)
     batch_size.derive(notes, recipe, world)
-    _precision(notes, recipe, world)
+    _numerics(notes, recipe, world, facts)
+    weight_storage.derive(notes, recipe, facts.quantized if facts else None)
     _refuse_without_hardware(notes, recipe)
     _zero(notes, recipe, facts)
     _steps(notes, recipe, order, data_note)
@@ -162,33 +172,9 @@ def _world(notes: Notes, recipe: Recipe, world: World) -> None:
     notes.take("timeout_minutes", "distributed.timeout_minutes", recipe.distributed.timeout_minutes)
 
 
-def _precision(notes: Notes, recipe: Recipe, world: World) -> None:
-    precision = recipe.training.precision
-    if precision == "auto" and world.device == "cpu":
-        precision = notes.put(
-            "precision",
-            "bf16" if world.bf16 else "fp32",
-            "auto: this CPU "
-            + ("has AMX tiles for bf16" if world.bf16 else "has no AMX tiles, so bf16 would be slower"),
-        )
-    elif precision == "auto":
-        precision = notes.put(
-            "precision", "bf16" if world.bf16 else "fp16", f"auto: the GPU has {'' if world.bf16 else 'no '}bf16"
-        )
-    else:
-        if precision == "fp16" and world.device == "cpu":
-            raise RecipeError(
-                "fp16 needs a GPU", where=recipe.origin("training.precision"), fix="use auto, bf16 or fp32"
-            )
-        notes.take("precision", "training.precision", precision)
-    compute = "fp32" if precision in ("fp32", "tf32") else precision
-    if recipe.model.dtype != "auto":
-        notes.take("model_dtype", "model.dtype", recipe.model.dtype)
-    elif recipe.method == "full":
-        notes.put("model_dtype", "fp32", "auto: weights that are trained are kept in fp32")
-    else:
-        notes.put("model_dtype", compute, "auto: frozen weights are kept in the compute precision")
-    notes.take("gradient_checkpointing", "training.gradient_checkpointing", recipe.training.gradient_checkpointing)
+def _numerics(notes: Notes, recipe: Recipe, world: World, facts: ModelFacts | None) -> None:
+    precision.derive(notes, recipe, world)
+    activation_memory.derive(notes, recipe, world, facts.recomputable_layers if facts else None)
     notes.take("max_grad_norm", "training.max_grad_norm", recipe.training.max_grad_norm)
     notes.take("packing", "data.packing", recipe.data.packing)
     notes.take("max_length", "data.max_length", recipe.data.max_length)
@@ -287,7 +273,7 @@ def _share(notes: Notes, name: str, key: str, value: float | None, total: int | 
 
 
 def _memory(notes: Notes, facts: ModelFacts | None) -> None:
-    """Bytes a rank holds whatever the batch: weights, gradients and AdamW's or momentum's state (fp32, unsharded)."""
+    """Bytes a rank holds whatever the batch: weights, gradients and the optimizer's state (unsharded)."""
     if facts is None:
         for name in ("parameters", "trainable_parameters", "weight_bytes_per_rank", "gradient_bytes_per_rank"):
             notes.put(name, None, "unknown: the model's configuration cannot be read")
@@ -301,13 +287,15 @@ def _memory(notes: Notes, facts: ModelFacts | None) -> None:
     notes.put("model", facts.architecture, facts.source)
     notes.put("parameters", facts.parameters, "counted on the shapes")
     notes.put("trainable_parameters", facts.trainable, "counted on the shapes")
-    frozen = facts.parameters - facts.trainable
-    notes.put("weight_bytes_per_rank", frozen * size + facts.trainable * trained, "computed: parameters x their bytes")
+    frozen_bytes = (facts.parameters - facts.trainable) * size
+    if facts.quantized is not None:
+        frozen_bytes = facts.quantized.weight_bytes(notes["model_dtype"])
+    notes.put("weight_bytes_per_rank", frozen_bytes + facts.trainable * trained, "computed: parameters x their bytes")
     notes.put("gradient_bytes_per_rank", facts.trainable * trained, "computed: trainable x their bytes")
-    states = _optimizer_states(notes.recipe)
-    notes.put(
-        "optimizer_bytes_per_rank", facts.trainable * trained * states, f"computed: {states} states a trained parameter"
-    )
+    options = notes.recipe.optimizer
+    part = parts.load("optimizers", options.name)
+    state = sum(part.state_bytes(options, shape, trained, hidden) for shape, hidden in facts.trained)
+    notes.put("optimizer_bytes_per_rank", state, f"computed: what {options.name} keeps of each trained tensor")
 
 
 def _loss_reason(notes: Notes, facts: ModelFacts) -> str:
@@ -319,18 +307,19 @@ def _loss_reason(notes: Notes, facts: ModelFacts) -> str:
     return f"{facts.loss_reason}; {way}"
 
 
-def _optimizer_states(recipe: Recipe) -> int:
-    if recipe.optimizer.name == "sgd":
-        return int(recipe.optimizer.momentum > 0)
-    return 2
-
-
 def _sameness(notes: Notes, facts: ModelFacts | None) -> None:
+    why = None
     if facts is not None and facts.has_dropout:
-        text = "equal on any number of ranks for the same per_device_train_batch_size (the model has dropout)"
+        why = "the model has dropout"
+    elif facts is not None and facts.quantized is not None and facts.quantized.bits == 8 and notes["device"] != "cpu":
+        why = "int8 layers compute columns with outliers apart, in whole micro-batches"
+    if why:
+        text = f"equal on any number of ranks for the same per_device_train_batch_size ({why})"
     else:
         text = "equal to rounding however global_batch_size is sliced (no dropout)"
-    notes.put("same_result", text, "computed: from the model's dropout")
+    if notes["precision"] == "fp16":
+        text += "; fp16 may skip other steps with another per_device_train_batch_size"
+    notes.put("same_result", text, "computed: from the model's dropout and layers, and the precision")
 
 
 def _shown(value: Any) -> str:

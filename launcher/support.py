@@ -7,6 +7,7 @@ add a line to `RULES`: the errors, the table in SUPPORT.md and the tests follow.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from launcher import parts
 from launcher.schema import Sections
 
 ZERO = ("zero1", "zero2", "zero3")
@@ -14,7 +15,7 @@ ZERO = ("zero1", "zero2", "zero3")
 
 @dataclass(frozen=True)
 class Combination:
-    """The choices of a recipe that can be unsound together. `quantization`: none, nf4, fp4 or int8."""
+    """The choices of a recipe that can be unsound together. `trains_rows`: tokens are added, or named by an adapter."""
 
     task: str = "causal_lm"
     method: str = "lora"
@@ -23,6 +24,12 @@ class Combination:
     offload_param: str = "none"
     zero_plus_plus: bool = False
     precision: str = "fp32"
+    optimizer: str = "adamw"
+    trains_rows: bool = False
+
+    def optimizer_fact(self, name: str) -> bool:
+        """A constant of the optimizer's file; absent is false."""
+        return bool(getattr(parts.load("optimizers", self.optimizer), name, False))
 
     @classmethod
     def of(cls, recipe: Sections) -> "Combination":
@@ -35,6 +42,10 @@ class Combination:
             offload_param=section.offload_param,
             zero_plus_plus=section.zero_quantized_weights or section.zero_quantized_gradients,
             precision=recipe.training.precision,
+            optimizer=getattr(
+                recipe.optimizer, "name", "adamw"
+            ),  # a name that no part has leaves a section without one
+            trains_rows=bool(recipe.tokenizer.add_tokens or getattr(recipe.adapter, "trainable_tokens", ())),
         )
 
 
@@ -50,6 +61,31 @@ class Rule:
 
 
 RULES = (
+    Rule(
+        "optimizer.name",
+        "ZeRO shows an optimizer flattened parts of the weights, and this one needs them whole",
+        "use adamw, sgd or lion, or distributed.strategy ddp",
+        lambda c: c.strategy in ZERO and not c.optimizer_fact("ELEMENTWISE"),
+    ),
+    Rule(
+        "optimizer.name",
+        "ZeRO moves the optimizer's states to the CPU by itself",
+        "use adamw with distributed.offload_optimizer: cpu",
+        lambda c: c.strategy in ZERO and c.optimizer_fact("NEEDS_GPU"),
+    ),
+    Rule(
+        "optimizer.name",
+        "its states are paged by CUDA",
+        "use adamw, or adamw_8bit for smaller states",
+        lambda c: c.optimizer_fact("NEEDS_GPU"),
+        hardware="GPU",
+    ),
+    Rule(
+        "distributed.strategy",
+        "PEFT reads single rows of a matrix past ZeRO's sharding of it",
+        "use zero2, or take out tokenizer.add_tokens and adapter.trainable_tokens",
+        lambda c: c.strategy == "zero3" and c.trains_rows and c.method != "full",
+    ),
     Rule(
         "distributed.strategy",
         "fsdp2 shards what zero3 shards, and checkpoints, exports and resuming are proven for zero3 alone",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import RecipeError
+from launcher.precision import GROWTH_INTERVAL, INITIAL_SCALE_POWER
 from launcher.recipe import Recipe
 from launcher.section import plain
 
@@ -29,6 +30,8 @@ DECIDED_BY = {
     "gradient_clipping": "training.max_grad_norm",
     "bf16.enabled": "training.precision and model.dtype",
     "fp16.enabled": "training.precision",
+    "fp16.loss_scale": "training.precision (the scale follows the gradients)",
+    "fp16.min_loss_scale": "training.precision (below 1 the run ends)",
     "torch_autocast.enabled": "training.precision",
     "torch_autocast.dtype": "training.precision",
     "train_batch_size": "training.global_batch_size (the launcher accumulates by itself)",
@@ -87,7 +90,8 @@ def make(
 
 
 def _offload(recipe: Recipe) -> dict[str, Any]:
-    section, made = recipe.distributed, {}
+    section = recipe.distributed
+    made: dict[str, dict[str, Any]] = {}
     for name, device in (("offload_optimizer", section.offload_optimizer), ("offload_param", section.offload_param)):
         if device != "none":
             made[name] = {"device": device, "pin_memory": True}
@@ -121,7 +125,8 @@ def _sizes(strategy: str, shape: Shape) -> dict[str, Any]:
 def _precision(precision: str, trains_bf16: bool) -> dict[str, Any]:
     """bf16 weights that are trained get fp32 masters from DeepSpeed; fp32 weights are multiplied in bf16 under autocast."""
     if precision == "fp16":
-        return {"fp16": {"enabled": True, "loss_scale": 0, "initial_scale_power": 16}}
+        scale = {"initial_scale_power": INITIAL_SCALE_POWER, "loss_scale_window": GROWTH_INTERVAL, "hysteresis": 1}
+        return {"fp16": {"enabled": True, "loss_scale": 0} | scale}
     if trains_bf16:
         return {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
     if precision == "bf16":
