@@ -1,8 +1,8 @@
 """What must be equal on all ranks before the first step.
 
 Nodes may hold their own copies of the recipe, the data, the model and the code. Where these differ, the ranks would train
-different things under one name, or wait for ever in a collective that others do not enter. Parameters need no comparison: all
-ranks get rank zero's. Every rank finds the same differences, so all end with the same error.
+different things under one name, or wait for ever in a collective that others do not enter. Every rank finds the same differences,
+so all end with the same error.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher import environment, log, model
-from launcher.data.digest import file_digest
+from launcher.data.digest import file_digest, sampled_digest
 from launcher.engine import Engine
 from launcher.errors import EnvironmentProblem
 from launcher.recipe import Recipe
@@ -145,12 +145,14 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _files(recipe: Recipe, prepared: Any) -> dict[str, Any]:
-    """What lies at the recipe's paths: rows as prepared, the tokenizer, the model's configuration."""
-    tokenizer, config = prepared.tokenizer, model.load_config(recipe)[0].to_dict()
-    config.pop("_name_or_path", None)
+    """What lies at the recipe's paths: rows as prepared, the tokenizer, the model's configuration and weights."""
+    tokenizer, config = prepared.tokenizer, model.load_config(recipe)[0]
+    values = {name: value for name, value in config.to_dict().items() if name != "_name_or_path"}
     found = {
         "tokenizer": _digest([tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template]),
-        "model configuration": _digest(config),
+        "model configuration": _digest(values),
+        "model revision on the hub": getattr(config, "_commit_hash", None),
+        "model weights": _weights(recipe.model.name_or_path),
     }
     for which in ("train", "eval"):
         listed, joined = getattr(recipe.data, which), getattr(prepared, which)
@@ -158,6 +160,13 @@ def _files(recipe: Recipe, prepared: Any) -> dict[str, Any]:
             said = f"{len(rows):,} rows of {Path(listed[number].path).name} ({rows.digest[:12]})"
             found[f"data.{which}.{number}"] = said
     return found
+
+
+def _weights(folder: str | None) -> str:
+    """Of a local model. All ranks could take rank zero's parameters, but not what a quantized layer keeps beside them."""
+    patterns = ("*.safetensors", "*.bin") if folder is not None else ()
+    files = sorted(path for pattern in patterns for path in Path(str(folder)).glob(pattern))
+    return _digest([[path.name, sampled_digest(path)] for path in files])
 
 
 def _digest(value: Any) -> str:

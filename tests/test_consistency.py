@@ -5,9 +5,11 @@ from pathlib import Path
 
 import pytest
 import tiny
+from safetensors.torch import load_file, save_file
 
 from launcher import consistency, engine, recipe, run
 from launcher.consistency import Facts, problems_of
+from launcher.data.digest import sampled_digest
 
 
 @pytest.fixture(scope="module")
@@ -69,6 +71,14 @@ def test_a_copy_that_was_changed_is_named(
     assert problems[-1] == f"-> {consistency.FIXES['files']}"
 
 
+def test_a_model_with_other_weights_is_named(prepared: run.Prepared, tmp_path: Path) -> None:
+    path = tiny.make(tmp_path)
+    weights = tmp_path / "model" / "model.safetensors"
+    save_file({name: 1.01 * tensor for name, tensor in load_file(weights).items()}, weights, {"format": "pt"})
+    (problem, _) = problems_of([facts(prepared), facts(prepare(path), "b")])
+    assert problem.startswith("model weights: ")
+
+
 def test_what_the_hardware_decides_is_told_only_where_nothing_else_differs(prepared: run.Prepared) -> None:
     here, there = facts(prepared), facts(prepared, "b")
     amx = replace(there, plan=there.plan | {"precision": "bf16"})
@@ -89,6 +99,20 @@ def test_more_cores_and_another_python_are_no_problem(prepared: run.Prepared) ->
     assert problems_of([here, newer]) == []
     (line,) = consistency.differences(["a", "b"], [here.harmless, newer.harmless])
     assert line.startswith("python: ") and line.endswith("3.99 on b (rank 1)")
+
+
+def test_the_sampled_digest_covers_a_file_from_end_to_end(tmp_path: Path) -> None:
+    content = bytearray(2**22)
+    whole = tmp_path / "whole"
+    digests = set()
+    for place in (None, 0, 2**21, 2**22 - 1):  # the middle lies in a sample, or between two that are 12 KiB apart
+        changed = bytearray(content)
+        if place is not None:
+            changed[place : place + 16384] = b"x" * len(changed[place : place + 16384])
+        whole.write_bytes(changed)
+        digests.add(sampled_digest(whole))
+    whole.write_bytes(content[:-1])
+    assert len(digests | {sampled_digest(whole)}) == 5
 
 
 def test_many_hosts_are_not_all_listed() -> None:

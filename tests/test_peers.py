@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import tiny
 
-from launcher import engine, peers, recipe, run
+from launcher import engine, log, peers, recipe, run
 from launcher.errors import HangError, OutOfMemoryProblem
 from launcher.recipe import Recipe
 
@@ -36,6 +36,7 @@ def _rank(rank: int, port: int, path: str, act: Callable[[Any], None], told: str
     loaded: Recipe = recipe.load(path, [f"distributed.timeout_minutes={TIMEOUT_MINUTES}"])
     running = engine.Engine(run.prepare_all(loaded, engine.world()).plan)
     running.barrier()
+    log.set_up(rank, Path(told).parent)
     started = time.monotonic()
     try:
         with peers.watched(TIMEOUT_MINUTES):
@@ -68,6 +69,7 @@ def test_messages_between_ranks_keep_to_the_recipes_timeout(recipe: Path, tmp_pa
 def test_rank_zero_has_the_exit_code_of_the_rank_that_failed_first(recipe: Path, tmp_path: Path) -> None:
     told = in_two_ranks(recipe, rank_one_runs_out_of_memory, tmp_path / "told")
     assert told["exit_code"] == 91
+    assert "ended with OutOfMemoryProblem: 2 GiB" in (tmp_path / "log" / "rank-1.log").read_text()
     assert told["error"].startswith("rank 1 on ") and told["error"].endswith(" failed: 2 GiB are missing")
 
 

@@ -53,7 +53,7 @@ def _train(recipe: Any, resume: str | None) -> None:
         with peers.watched(prepared.plan.timeout_minutes):
             consistency.check(recipe, resume, prepared, running)
             place = output.choose(recipe, resume, running)
-        log.set_up(running.rank, place.folder)
+            log.set_up(running.rank, place.folder)
         recorded = faults.recorded(place.folder, running, place.first_step)
         with recorded as attempt, peers.watched(prepared.plan.timeout_minutes):
             ready = run.set_up(prepared, running, place)

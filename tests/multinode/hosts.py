@@ -78,8 +78,15 @@ class Host:
         self.call("mount", "--bind", str(own), str(path))
         return own
 
-    def shares_again(self, path: Path) -> None:
-        self.call("umount", str(path))
+    def reads_only(self, folder: Path, but: str | None = None) -> None:
+        """From now on, that host can write nothing into a folder, except into one subfolder."""
+        if but is not None:
+            (own := self.folder / but).mkdir()
+            self.call("mount", "--bind", str(folder / but), str(own))
+        self.call("mount", "--bind", str(folder), str(folder))
+        self.call("mount", "-o", "remount,bind,ro", str(folder))
+        if but is not None:
+            self.call("mount", "--bind", str(own), str(folder / but))
 
     def plug(self, state: str) -> None:
         """The cable: `up` or `down`."""
