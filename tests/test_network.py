@@ -41,8 +41,11 @@ def test_the_way_to_the_master_wins(monkeypatch: pytest.MonkeyPatch) -> None:
     assert chosen(monkeypatch, "10.1.0.2", {"eth0": "10.0.0.2", "ib0": "10.1.0.2"}) == "ib0"
 
 
-def test_a_master_that_knows_itself_as_loopback_takes_its_only_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert chosen(monkeypatch, "127.0.1.1", {"eth0": "10.0.0.2"}) == "eth0"
+@pytest.mark.parametrize("itself", ["127.0.1.1", "127.0.0.1"])
+def test_a_master_that_knows_itself_as_loopback_takes_its_only_way_out(
+    monkeypatch: pytest.MonkeyPatch, itself: str
+) -> None:
+    assert chosen(monkeypatch, itself, {"eth0": "10.0.0.2"}) == "eth0"
 
 
 def test_of_several_ways_out_none_is_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
