@@ -120,7 +120,7 @@ def _plus_plus(recipe: Recipe) -> dict[str, Any]:
 def _sizes(strategy: str, shape: Shape) -> dict[str, Any]:
     """Buckets as large as is useful: DeepSpeed allocates them whole, however little is trained."""
     trainable = shape.trainable or MAX_SUB_GROUP
-    bucket = min(trainable, MAX_BUCKET)
+    bucket = min(trainable + trainable % 2, MAX_BUCKET)  # DeepSpeed asserts that it is even
     sizes = {"reduce_bucket_size": bucket}
     if strategy != "zero3":
         return sizes | {"allgather_bucket_size": bucket}

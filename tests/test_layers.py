@@ -33,6 +33,10 @@ LAYERS = [
     {"tasks", "adapters", "optimizers", "trackers"},
     {
         "plan",
+        "memory",
+        "model_facts",
+        "rhythm",
+        "strategy",
         "zero_config",
         "saved_state",
         "tensor_files",
@@ -58,6 +62,7 @@ LAYERS = [
         "peers",
         "consistency",
         "param_groups",
+        "inventory",
     },
     {"loop", "evaluate", "run", "restore", "story", "unshard", "report"},
     {"verbs", "__main__"},
