@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import transformers
+from transformers.modeling_utils import set_quantized_state
 
 from launcher import activations, heads, inventory, losses, quantize, quantized_layers, shipped, token_rows
 from launcher.activation_memory import Decoder
@@ -104,7 +105,7 @@ def load(
             trust_remote_code=section.trust_remote_code,
         )
     elif recipe.method == "qlora":
-        with torch.device("meta"):
+        with set_quantized_state(), torch.device("meta"):  # so that ZeRO-3 does not shard what has no storage
             shape = auto_class.from_config(load_config(recipe)[0], trust_remote_code=section.trust_remote_code)
         layout = quantized_layers.layout(recipe, shape)
         options = quantize.load_options(layout, compute_dtype, device)

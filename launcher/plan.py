@@ -11,7 +11,7 @@ from launcher.model_facts import ModelFacts
 from launcher.notes import Notes
 from launcher.recipe import Recipe
 from launcher.rhythm import OrderOf
-from launcher.support import Combination, needs
+from launcher.support import Combination, needs, refusals
 from launcher.world import World
 
 
@@ -117,7 +117,7 @@ def make(recipe: Recipe, world: World, facts: ModelFacts | None, order: OrderOf 
     _numerics(notes, recipe, world, facts)
     weight_storage.derive(notes, recipe, facts.quantized if facts else None)
     strategy.derive(notes, recipe, world, facts)
-    _refuse_without_hardware(notes, recipe)
+    _refuse_combination(notes, recipe)
     rhythm.derive(notes, recipe, order, data_note)
     memory.derive(notes, recipe, facts, world.memory_bytes)
     _sameness(notes, facts)
@@ -158,14 +158,13 @@ def _numerics(notes: Notes, recipe: Recipe, world: World, facts: ModelFacts | No
     notes.take("max_length", "data.max_length", recipe.data.max_length)
 
 
-def _refuse_without_hardware(notes: Notes, recipe: Recipe) -> None:
+def _refuse_combination(notes: Notes, recipe: Recipe) -> None:
+    """With what auto became, and on this device."""
     combination = replace(Combination.of(recipe), strategy=notes["strategy"], precision=notes["precision"])
-    if rule := next(needs(combination), None) if notes["device"] == "cpu" else None:
-        raise RecipeError(
-            f"{rule.key}: {rule.reason}, and there is no {rule.hardware}",
-            where=recipe.origin(rule.key),
-            fix=rule.instead,
-        )
+    lacking = needs(combination) if notes["device"] == "cpu" else ()
+    for rule in (*refusals(combination), *lacking):
+        missing = f", and there is no {rule.hardware}" if rule.hardware else ""
+        raise RecipeError(f"{rule.key}: {rule.reason}{missing}", where=recipe.origin(rule.key), fix=rule.instead)
 
 
 def _sameness(notes: Notes, facts: ModelFacts | None) -> None:

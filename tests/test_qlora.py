@@ -189,6 +189,8 @@ def test_stored_bytes_are_those_of_the_loaded_model(wide: Path, scheme: str, dty
     read = recipe.load(wide, [f"quantization={SCHEMES[scheme]}"])
     base = model.load(read, TASK, dtype, model.load_tokenizer(read), "cpu", "float32")
     layout = layout_of(read)
+    kinds = {m.quant_state.quant_type for m in base.modules() if isinstance(m, bnb.nn.Linear4bit)} or {"int8"}
+    assert kinds == {scheme.split()[0]} and len(layout.linear) == 14
     stored = layout.stored_bytes(4 if dtype == "fp32" else 2)
     assert stored == {name: sum(map(nbytes, parts_of(parameter))) for name, parameter in base.named_parameters()}
     facts = model.facts(read, TASK, parts.load("adapters", "qlora"))
@@ -476,6 +478,11 @@ def test_bitsandbytes_that_is_missing_is_said_before_any_work(wide: Path, tmp_pa
 def test_a_model_that_does_not_fit_is_refused_when_it_is_planned(wide: Path, words: list[str], says: str) -> None:
     with pytest.raises(RecipeError, match=says):
         model.facts(recipe.load(wide, words), TASK, parts.load("adapters", "qlora"))
+
+
+def test_float16_on_a_cpu_is_refused(wide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny.train(wide, "quantization={compute_dtype: float16}", f"output_dir={tmp_path / 'run'}") == 89
+    assert "quantization.compute_dtype: float16 needs a GPU; use auto, bfloat16 or float32" in capsys.readouterr().err
 
 
 def test_an_adapter_of_a_quantised_base_is_not_cast(wide: Path) -> None:

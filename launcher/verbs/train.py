@@ -41,18 +41,23 @@ def _resume_words(args: argparse.Namespace) -> list[str]:
 
 
 def _train(recipe: Any, resume: str | None) -> None:
-    from launcher import engine, faults, log, output, remedies, report, run, story
+    from launcher import consistency, engine, faults, log, network, output, peers, remedies, report, run, story
 
     recipe.start_audit()
     prepared = run.prepare_all(recipe, engine.world())
     log.say(f"plan of {recipe.name}:\n{prepared.plan.as_text()}")
     if prepared.plan.fits is False:
-        log.say(f"WARNING: {remedies.verdict(prepared.plan)}; `launcher plan` says what would")
-    running = engine.Engine(prepared.plan)
+        log.say(f"WARNING: {remedies.verdict(prepared.plan)}; `launcher plan` says what would fit")
+    network.choose_interface(prepared.plan.nodes)
+    with peers.watched(prepared.plan.timeout_minutes):
+        running = engine.Engine(prepared.plan)
     try:
-        place = output.choose(recipe, resume, running)
-        log.set_up(running.rank, place.folder)
-        with faults.recorded(place.folder, running, place.first_step) as attempt:
+        with peers.watched(prepared.plan.timeout_minutes):
+            consistency.check(recipe, resume, prepared, running)
+            place = output.choose(recipe, resume, running)
+            log.set_up(running.rank, place.folder)
+        recorded = faults.recorded(place.folder, running, place.first_step)
+        with recorded as attempt, peers.watched(prepared.plan.timeout_minutes):
             ready = run.set_up(prepared, running, place)
             attempt.progress = ready.progress
             with faults.StopRequest() as stop:
