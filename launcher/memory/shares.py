@@ -58,6 +58,11 @@ class Setting:
         return weight.numel * (self.trained_item if weight.trained else self.frozen_item)
 
     @property
+    def largest_gradient(self) -> int:
+        """Bytes of the gradient of one weight, as it is before it is added to what it belongs to."""
+        return self.trained_item * max(weight.numel for weight in self.trained)
+
+    @property
     def frozen_bytes(self) -> int:
         return sum(self.bytes_of(weight) for weight in self.weights if not weight.trained)
 
@@ -74,4 +79,5 @@ def replicated(setting: Setting) -> Share:
         gradients=gradients,
         optimizer=sum(setting.state_bytes(w.shape, setting.trained_item, w.hidden) for w in setting.trained),
         communication=gradients if setting.world_size > 1 and setting.accumulates else 0,
+        exchange=setting.largest_gradient if setting.accumulates else 0,
     )

@@ -129,7 +129,7 @@ def _flattened(setting: Setting, choices: Choices) -> Share:
     if choices.stage == 1 and choices.half == "bf16" and choices.offload_optimizer == "none":
         # Gradients of both types: the backward pass leaves bf16 ones, which are added to fp32 ones.
         reduced = HALF * padded + FP32 * min(padded, FALLBACK_BUCKET)
-        return Share(weights, FP32 * padded + item * _numel(trained), masters + states, exchange=reduced)
+        return Share(weights, FP32 * padded + item * _numel(trained), masters + states, exchange=max(reduced, setting.largest_gradient))
     gradients, bucket_item = _flat_gradients(setting, choices, flats)
     buckets = choices.bucket * bucket_item * len(choices.exchanged_items(trained, item))
     again = gradients if setting.accumulates and choices.stage == 2 and choices.half != "bf16" else 0
@@ -138,7 +138,7 @@ def _flattened(setting: Setting, choices: Choices) -> Share:
         gradients=gradients,
         optimizer=masters + states,
         communication=buckets,
-        exchange=choices.bucket * bucket_item + again,
+        exchange=setting.largest_gradient + choices.bucket * bucket_item + again,
         update=choices.accumulated_item * max(flat.part for flat in flats),
     )
     return made if choices.offload_optimizer == "none" else _flat_offloaded(made, setting, choices, flats)
@@ -201,7 +201,7 @@ def _partitioned(setting: Setting, choices: Choices) -> Share:
         gradients=0 if offloads else gradients,
         optimizer=0 if offloads else optimizer,
         communication=choices.bucket * sum(items) + second_copy,
-        exchange=_gathered(setting, choices) + choices.bucket * max(items),
+        exchange=_gathered(setting, choices) + setting.largest_gradient + choices.bucket * max(items),
         update=0 if offloads else FP32 * max(sub_groups),
         host=weights_on_host + (on_host if offloads else 0),
     )
