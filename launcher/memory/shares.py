@@ -4,9 +4,8 @@ Pure arithmetic on shapes, to the byte, so that a plan and the engine can be com
 flattened group is padded), it is the rank that holds most.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from launcher.model_facts import Weight
 
@@ -38,7 +37,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Setting:
-    """What the bytes follow from. `frozen_item` and `trained_item`: bytes of an element; `deepspeed`: its configuration."""
+    """What the bytes follow from. `frozen_item` and `trained_item`: bytes of an element."""
 
     weights: Sequence[Weight]
     frozen_item: int
@@ -46,7 +45,6 @@ class Setting:
     world_size: int
     accumulates: bool
     state_bytes: StateBytes
-    deepspeed: Mapping[str, Any] | None = None
 
     @property
     def trained(self) -> list[Weight]:
