@@ -44,6 +44,7 @@ class Flat:
 
 
 def share(setting: Setting, choices: Choices) -> Share:
+    """Bytes of a rank under zero1 or zero2, as DeepSpeed 0.19 allocates them (Rajbhandari et al., arXiv:1910.02054)."""
     trained, item = setting.trained, setting.trained_item
     flats = [Flat.of(group, setting.world_size) for group in parameter_groups(trained)]
     padded, part = sum(flat.padded for flat in flats), sum(flat.part for flat in flats)

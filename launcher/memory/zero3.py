@@ -8,6 +8,7 @@ from launcher.model_facts import Weight
 
 
 def share(setting: Setting, choices: Choices) -> Share:
+    """Bytes of a rank under zero3, as DeepSpeed 0.19 allocates them (Rajbhandari et al., arXiv:1910.02054)."""
     world, trained = setting.world_size, setting.trained
     part = sum(ceil(weight.numel, world) for weight in trained)
     weights, weights_on_host = _parts_of_weights(setting, choices)
