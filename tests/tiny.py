@@ -98,9 +98,8 @@ def save_model(folder: Path, **changes: Any) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
-    shape |= {"num_key_value_heads": 2, "vocab_size": 32}
+    shape |= {"num_key_value_heads": 2, "vocab_size": 32, "max_position_embeddings": 64}
     config = LlamaConfig(
-        max_position_embeddings=64,
         bos_token_id=None,
         eos_token_id=1,
         pad_token_id=0,
