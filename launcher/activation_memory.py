@@ -11,13 +11,12 @@ from typing import Any
 from launcher.errors import RecipeError
 from launcher.notes import Notes
 from launcher.recipe import Recipe
-from launcher.world import World
 
 FP32 = 4
 COUNTED = ("llama", "mistral", "qwen2", "qwen3")  # the architectures whose saved tensors a test counts
 
 
-def derive(notes: Notes, recipe: Recipe, world: World, layers: int | None) -> None:
+def derive(notes: Notes, recipe: Recipe, layers: int | None) -> None:
     """Which of the model's `layers` are recomputed (None: unknown, 0: it cannot), and where their inputs wait."""
     training = recipe.training
     interval = training.gradient_checkpointing_interval
@@ -38,12 +37,6 @@ def derive(notes: Notes, recipe: Recipe, world: World, layers: int | None) -> No
             f"training.gradient_checkpointing_interval: {interval} is more than the {layers} layers of the model",
             where=recipe.origin("training.gradient_checkpointing_interval"),
             fix="set training.gradient_checkpointing=false to recompute none",
-        )
-    if training.activation_offloading and world.device == "cpu":
-        raise RecipeError(
-            "training.activation_offloading: there is no GPU, and activations are in CPU memory as they are",
-            where=recipe.origin("training.activation_offloading"),
-            fix="set it to false",
         )
 
 

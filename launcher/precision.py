@@ -31,8 +31,6 @@ def _auto(notes: Notes, recipe: Recipe, world: World) -> str:
 
 def _asked(notes: Notes, recipe: Recipe, world: World) -> str:
     precision, where = recipe.training.precision, recipe.origin("training.precision")
-    if precision == "tf32" and world.device == "cpu":
-        raise RecipeError("a CPU has no TF32: this would be fp32", where=where, fix="use auto or fp32")
     if precision in ("tf32", "bf16") and world.device == "cuda" and not world.bf16:
         raise RecipeError(f"this GPU has no {precision}, which began with Ampere", where=where, fix="use auto or fp16")
     return str(notes.put("precision", precision, where + _slowness(precision, world)))

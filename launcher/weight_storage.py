@@ -1,6 +1,5 @@
 """How a run stores the weights that it does not train, and in what it multiplies them. Pure: no torch."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from launcher.errors import RecipeError
@@ -12,12 +11,11 @@ COMPUTE_DTYPES = {"fp32": "float32", "tf32": "float32", "bf16": "bfloat16", "fp1
 
 @dataclass(frozen=True)
 class Quantized:
-    """A base whose linear layers are stored in few bits. `weight_bytes`: of all its weights, by model_dtype."""
+    """A base whose linear layers are stored in few bits."""
 
     bits: int
     text: str
     remainder: str
-    weight_bytes: Callable[[str], int]
 
 
 def derive(notes: Notes, recipe: Recipe, quantized: Quantized | None) -> None:

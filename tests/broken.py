@@ -373,7 +373,7 @@ BROKEN = [
         "quantized lora",
         GOOD + "quantization: {bits: 4}\n",
         "5:1",
-        "quantization: needs method: qlora, and this is method: lora",
+        "quantization: quantised weights cannot be trained, only an adapter beside them; set method: qlora",
     ),
     Case(
         "int8 in four bits",

@@ -307,7 +307,11 @@ def test_the_plan_says_which_layers_and_where(recipe: Path) -> None:
     [
         ([ON, f"{EVERY}=4"], {}, "interval: 4 is more than the 3 layers"),
         ([ON], {"layers": 0}, "gradient_checkpointing: transformers does not support it"),
-        ([ON, OFFLOAD], {"device": "cpu"}, "activation_offloading: there is no GPU"),
+        (
+            [ON, OFFLOAD],
+            {"device": "cpu"},
+            "activation_offloading: activations are in CPU memory as they are, and there is no GPU",
+        ),
     ],
 )
 def test_what_cannot_be_is_refused(recipe: Path, words: list[str], where: dict, says: str) -> None:

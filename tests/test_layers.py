@@ -11,6 +11,7 @@ LAYERS = [
     {
         "recipe",
         "support",
+        "support_table",
         "schema",
         "section",
         "suggest",
@@ -32,6 +33,10 @@ LAYERS = [
     {"tasks", "adapters", "optimizers", "trackers"},
     {
         "plan",
+        "memory",
+        "model_facts",
+        "rhythm",
+        "strategy",
         "zero_config",
         "saved_state",
         "tensor_files",
@@ -57,6 +62,7 @@ LAYERS = [
         "peers",
         "consistency",
         "param_groups",
+        "inventory",
     },
     {"loop", "evaluate", "run", "restore", "story", "unshard", "report"},
     {"verbs", "__main__"},

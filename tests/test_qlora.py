@@ -44,7 +44,7 @@ def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def loaded(path: Path, *words: str, dtype: str = "fp32", compute: str | None = "float32") -> Any:
     """The model with its adapter, B away from zero so that every gradient flows."""
     read = recipe.load(path, words)
-    base = model.load(read, TASK, dtype, model.load_tokenizer(read), False, "cpu", compute)
+    base = model.load(read, TASK, dtype, model.load_tokenizer(read), "cpu", compute)
     return _away_from_zero(parts.load("adapters", read.method).apply(base, read.adapter))
 
 
@@ -59,7 +59,7 @@ def _away_from_zero(adapted: Any) -> Any:
 def reference_of(quantized: Any, path: Path, dtype: torch.dtype = torch.float32) -> Any:
     """Plain LoRA on an unquantised model that holds what the quantised one stands for, dequantised here by the definition."""
     read = recipe.load(path, ["method=lora", "quantization=null"])
-    base = model.load(read, TASK, "fp32", model.load_tokenizer(read), False)
+    base = model.load(read, TASK, "fp32", model.load_tokenizer(read))
     layers = dict(quantized.get_base_model().named_modules())
     for name, module in base.named_modules():
         if isinstance(module, torch.nn.Linear) and (layer := getattr(layers[name], "base_layer", None)) is not None:
@@ -187,12 +187,15 @@ def copy_frozen(source: Any, target: Any) -> None:
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_stored_bytes_are_those_of_the_loaded_model(wide: Path, scheme: str, dtype: str) -> None:
     read = recipe.load(wide, [f"quantization={SCHEMES[scheme]}"])
-    base = model.load(read, TASK, dtype, model.load_tokenizer(read), False, "cpu", "float32")
+    base = model.load(read, TASK, dtype, model.load_tokenizer(read), "cpu", "float32")
     layout = layout_of(read)
+    kinds = {m.quant_state.quant_type for m in base.modules() if isinstance(m, bnb.nn.Linear4bit)} or {"int8"}
+    assert kinds == {scheme.split()[0]} and len(layout.linear) == 14
     stored = layout.stored_bytes(4 if dtype == "fp32" else 2)
     assert stored == {name: sum(map(nbytes, parts_of(parameter))) for name, parameter in base.named_parameters()}
     facts = model.facts(read, TASK, parts.load("adapters", "qlora"))
-    assert facts.quantized.weight_bytes(dtype) == sum(stored.values())
+    quantised = {weight.stored.codes + weight.stored.scales for weight in facts.weights if weight.stored}
+    assert quantised and quantised <= set(stored.values())
 
 
 def parts_of(parameter: Any) -> list[Tensor]:
@@ -369,9 +372,9 @@ def test_biases_and_a_compute_dtype_of_its_own(wide: Path, tmp_path: Path, merge
 
 def test_loftq_starts_nearer_to_the_weights_before_quantisation(wide: Path) -> None:
     read = recipe.load(wide, ["adapter.init_lora_weights=loftq"])
-    base = model.load(read, TASK, "fp32", model.load_tokenizer(read), False, "cpu", "float32")
+    base = model.load(read, TASK, "fp32", model.load_tokenizer(read), "cpu", "float32")
     adapted = parts.load("adapters", "qlora").apply(base, read.adapter)
-    plain = model.load(recipe.load(wide, ["method=lora"]), TASK, "fp32", model.load_tokenizer(read), False)
+    plain = model.load(recipe.load(wide, ["method=lora"]), TASK, "fp32", model.load_tokenizer(read))
     layer, weight = (
         adapted.get_base_model().model.layers[0].self_attn.q_proj,
         plain.model.layers[0].self_attn.q_proj.weight,
@@ -427,7 +430,7 @@ def test_a_quantised_checkpoint_is_not_contradicted(wide: Path, quantized_checkp
 
 
 def adapt(read: recipe.Recipe) -> Any:
-    base = model.load(read, TASK, "fp32", model.load_tokenizer(read), False, "cpu", "float32")
+    base = model.load(read, TASK, "fp32", model.load_tokenizer(read), "cpu", "float32")
     return parts.load("adapters", read.method).apply(base, read.adapter)
 
 
@@ -475,6 +478,11 @@ def test_bitsandbytes_that_is_missing_is_said_before_any_work(wide: Path, tmp_pa
 def test_a_model_that_does_not_fit_is_refused_when_it_is_planned(wide: Path, words: list[str], says: str) -> None:
     with pytest.raises(RecipeError, match=says):
         model.facts(recipe.load(wide, words), TASK, parts.load("adapters", "qlora"))
+
+
+def test_float16_on_a_cpu_is_refused(wide: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tiny.train(wide, "quantization={compute_dtype: float16}", f"output_dir={tmp_path / 'run'}") == 89
+    assert "quantization.compute_dtype: float16 needs a GPU; use auto, bfloat16 or float32" in capsys.readouterr().err
 
 
 def test_an_adapter_of_a_quantised_base_is_not_cast(wide: Path) -> None:

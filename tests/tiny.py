@@ -62,10 +62,10 @@ logging: {logging_steps: 1, trackers: [jsonl]}
 """
 
 
-def make(folder: Path) -> Path:
+def make(folder: Path, **shape: Any) -> Path:
     """Write model/, train.jsonl, eval.jsonl and tiny.yaml; returns the recipe. The same bytes every time."""
     save_tokenizer(folder / "model")
-    save_model(folder / "model")
+    save_model(folder / "model", **shape)
     chance = random.Random(0)
     for name, number in (("train", 22), ("eval", 5)):
         rows = [json.dumps({"messages": _conversation(chance)}) for _ in range(number)]
@@ -98,9 +98,8 @@ def save_model(folder: Path, **changes: Any) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    shape |= {"num_key_value_heads": 2, "vocab_size": 32}
     config = LlamaConfig(
-        vocab_size=32,
-        num_key_value_heads=2,
         max_position_embeddings=64,
         bos_token_id=None,
         eos_token_id=1,

@@ -6,7 +6,6 @@ The ranks share out the optimizer's states, from zero2 on the gradients too, and
 import copy
 import gc
 import logging
-import math
 import os
 import socket
 import warnings
@@ -53,14 +52,15 @@ class Zero:
                 InitProcessGroupKwargs(backend=backend, timeout=timedelta(minutes=plan.timeout_minutes)),
             ],
         )
+        _forget_configuration()  # Accelerate would have transformers shard every model from now on
 
     @contextmanager
     def creating(self) -> Iterator[None]:
         """Around the creation of the base model: under zero3 a rank keeps its part of a weight as soon as there is one."""
-        if self.stage < 3:
+        if self.stage < 3 or self.plan.quantization is not None:  # DeepSpeed takes quantised weights apart in `prepare`
             yield
             return
-        from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
+        from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
         config = copy.deepcopy(self.plan.deepspeed)
         for name in ("bf16", "fp16"):  # here they name the type of the parts; what is trained in fp32 stays in fp32
@@ -69,7 +69,7 @@ class Zero:
         try:
             yield
         finally:
-            unset_hf_deepspeed_config()
+            _forget_configuration()
             del kept
 
     def prepare(self, objective: nn.Module, optimizer: torch.optim.Optimizer) -> nn.Module:
@@ -106,9 +106,7 @@ class Zero:
     def step(self, insist_finite: Callable[[float], None]) -> float:
         """DeepSpeed clips and updates at once; after a norm that is not finite, the run ends before anything is saved."""
         self._wrapped.step()
-        # After an overflow DeepSpeed still has the norm of the step before.
-        overflowed = self.loss_scale is not None and self._sharded.overflow
-        norm = math.inf if overflowed else float(self._wrapped.get_global_grad_norm())
+        norm = float(self._wrapped.get_global_grad_norm())  # infinite where fp16 skipped
         insist_finite(norm)
         if self.loss_scale is not None:
             self.loss_scale.after_step(norm)
@@ -224,6 +222,12 @@ class Zero:
         if self.stage < 3:
             self._sharded._hp_optimizer_states_linked = False
             self._sharded._lazy_init_hp_params_optimizer_state()
+
+
+def _forget_configuration() -> None:
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()
 
 
 def _parts(value: Tensor, part: Tensor) -> list[Tensor]:

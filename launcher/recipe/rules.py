@@ -74,8 +74,6 @@ def _model(recipe: Sections) -> Iterator[Finding]:
 
 
 def _method(recipe: Sections) -> Iterator[Finding]:
-    if recipe.quantization is not None and recipe.method != "qlora":
-        yield "quantization", f"needs method: qlora, and this is method: {recipe.method}"
     from_scratch = recipe.model.init is not None and recipe.model.name_or_path is None
     if from_scratch and recipe.method != "full" and recipe.tokenizer.name_or_path is not None:
         yield "model.init", f"random weights are nothing to adapt; use method: full (this is method: {recipe.method})"
@@ -133,7 +131,9 @@ def _dtype(recipe: Sections) -> Iterator[Finding]:
 
 def _combination(recipe: Sections) -> Iterator[Finding]:
     for rule in support.refusals(support.Combination.of(recipe)):
-        yield rule.key, f"{value_at(recipe, rule.key)}: {rule.reason}; {rule.instead}"
+        value = value_at(recipe, rule.key)
+        shown = "" if isinstance(value, Section) else f"{value}: "
+        yield rule.key, f"{shown}{rule.reason}; {rule.instead}"
 
 
 def _distributed(recipe: Sections) -> Iterator[Finding]:
