@@ -12,8 +12,8 @@ from launcher.errors import EnvironmentProblem, RecipeError
 TASK = parts.load_whole("tasks", "causal_lm")
 
 
-def load(loaded: recipe.Recipe, checkpointing: bool = False):
-    return model.load(loaded, TASK, "fp32", model.load_tokenizer(loaded), checkpointing)
+def load(loaded: recipe.Recipe):
+    return model.load(loaded, TASK, "fp32", model.load_tokenizer(loaded))
 
 
 def test_a_model_that_is_nowhere_is_said_in_one_line(recipe: Path, capsys) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import threading
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -168,6 +169,63 @@ def test_weights_and_optimizer_states_are_taken_up_exactly(lab: Lab, strategy: s
     lab.run(2, run, *METHODS["full"], f"distributed.strategy={strategy}", "--resume", "auto")
     before, after = exported(source), exported(run)
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("strategy", ["zero2", "zero3"])
+def test_the_best_state_is_put_back_and_exported(lab: Lab, strategy: str) -> None:
+    """With a learning rate that spoils the model, the best evaluation is not the last."""
+    words = ["method=full", "adapter=null", "optimizer.learning_rate=0.3", "evaluation.eval_steps=2"]
+    words += ["evaluation.metric_for_best_model=eval/loss", "checkpoint.save_steps=5", "export.verify=true"]
+    run = lab.train(f"best-{strategy}", 2, *words, f"distributed.strategy={strategy}")
+    evaluated = tiny.losses(run, "eval/loss")
+    best = min((step for step in evaluated if step), key=evaluated.get)
+    assert best < STEPS
+    saved = load_file(run / "checkpoints" / f"step-{best:08d}" / "model" / "model.safetensors")
+    assert all(torch.equal(saved[name], tensor) for name, tensor in exported(run).items())
+
+
+@pytest.mark.slow
+def test_under_zero3_no_rank_ever_holds_all_weights(tmp_path: Path, recipe: Path) -> None:
+    """Peak of memory that is not a mapped file while a model of 300 MB is created from its folder, on two ranks."""
+    tiny.save_tokenizer(tmp_path / "model")
+    tiny.save_model(tmp_path / "model", hidden_size=1024, intermediate_size=4096, num_hidden_layers=5)
+    size = sum(path.stat().st_size for path in (tmp_path / "model").glob("*.safetensors"))
+    assert size > 300e6
+    ranks = Workers(2)
+    words = [str(recipe), "method=full", "adapter=null", f"model.name_or_path={tmp_path / 'model'}"]
+    grown = {
+        s: ranks.call(create, [*words, f"distributed.strategy={s}"], log=tmp_path / "log") for s in ("zero2", "zero3")
+    }
+    ranks.close()
+    assert None not in grown["zero3"], (tmp_path / "log").read_text()
+    assert min(grown["zero2"]) > 0.95 * size
+    assert max(grown["zero3"]) < 0.75 * size  # its half, and one layer's weights
+
+
+def create(words: list[str]) -> float:
+    """Bytes by which this rank's memory grows at most while it creates the model of a recipe."""
+    from launcher import engine, recipe, run
+
+    prepared = run.prepare_all(recipe.load(words[0], words[1:]), engine.world())
+    running = engine.Engine(prepared.plan)
+    ended = threading.Event()
+    before, peaks = anonymous_bytes(), []
+    watch = threading.Thread(
+        target=lambda: [peaks.append(anonymous_bytes()) for _ in iter(lambda: ended.wait(0.002), True)]
+    )
+    watch.start()
+    with running.creating():
+        objective = run.build_objective(prepared)
+    ended.set()
+    watch.join()
+    del objective
+    running.close()
+    return max(peaks) - before
+
+
+def anonymous_bytes() -> int:
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.split("RssAnon:")[1].split()[0])
 
 
 @pytest.mark.parametrize(("strategy", "change"), [("zero2", "zero_optimization.stage: 3"), ("zero1", "optimizer")])

@@ -2,8 +2,11 @@
 
 import multiprocessing
 import os
+import traceback
+from collections.abc import Callable
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
+from typing import Any
 
 import tiny
 
@@ -18,15 +21,19 @@ class Workers:
         self._start()
 
     def run(self, words: list[str], log: Path) -> list[int | None]:
-        """Exit codes by rank; None for a rank that did not end in time or died. `log` collects what all of them print."""
+        """`launcher WORDS`: exit codes by rank, None for a rank that did not end in time or died."""
+        return self.call(tiny.launch, words, log=log)
+
+    def call(self, function: Callable[..., Any], *arguments: Any, log: Path) -> list[Any]:
+        """What a function of a module returns, by rank. `log` collects what all of them print."""
         port = tiny.free_port()
         for rank, (_, connection) in enumerate(self._ranks):
-            connection.send((rank, self.world, port, words, str(log)))
-        codes = [_answer(connection) for _, connection in self._ranks]
-        if None in codes:
+            connection.send((rank, self.world, port, function, arguments, str(log)))
+        answers = [_answer(connection) for _, connection in self._ranks]
+        if None in answers:
             self.close()
             self._start()
-        return codes
+        return answers
 
     def close(self) -> None:
         for process, connection in self._ranks:
@@ -46,7 +53,7 @@ class Workers:
             self._ranks.append((process, ours))
 
 
-def _answer(connection: Connection) -> int | None:
+def _answer(connection: Connection) -> Any:
     try:
         return connection.recv() if wait([connection], SECONDS) else None
     except EOFError:
@@ -56,11 +63,19 @@ def _answer(connection: Connection) -> int | None:
 def _serve(connection: Connection) -> None:
     while True:
         try:
-            rank, world, port, words, log = connection.recv()
+            rank, world, port, function, arguments, log = connection.recv()
         except EOFError:
             return
         with open(log, "a") as output:
             os.dup2(output.fileno(), 1)
             os.dup2(output.fileno(), 2)
         tiny.set_rank(rank, world, port)
-        connection.send(tiny.launch(words))
+        connection.send(_call(function, arguments))
+
+
+def _call(function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+    try:
+        return function(*arguments)
+    except Exception:
+        traceback.print_exc()
+        return None

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor, nn
 
+from launcher.loss_scale import LossScale
 from launcher.plan import Plan
 
 OptimizerState = tuple[str, str, Tensor]  # name of the parameter, name of the state, value
@@ -32,6 +33,9 @@ class Replicated:
                 DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
             ],
         )
+        self.loss_scale = LossScale(self.accelerator.device, plan.world_size) if plan.precision == "fp16" else None
+        if self.loss_scale is not None:  # on a CPU, Accelerate would train in fp32 and not say so
+            self.accelerator.native_amp, self.accelerator.scaler = True, self.loss_scale.scaler
 
     def creating(self) -> AbstractContextManager[None]:
         """Around the creation of the base model."""
@@ -61,6 +65,8 @@ class Replicated:
         insist_finite(norm)
         self._optimizer.step()
         self._optimizer.zero_grad()
+        if self.loss_scale is not None:
+            self.loss_scale.after_step(norm)
         return norm
 
     def read(self, tensor: Tensor) -> Tensor:
@@ -87,13 +93,6 @@ class Replicated:
         self.optimizer.load_state_dict({"state": dict(enumerate(saved)), "param_groups": groups})
         for parameter, state in zip(parameters, saved, strict=bool(states)):
             _undo_casts(self.optimizer.state[parameter], state)
-
-    def scaler_state(self) -> dict[str, Any] | None:
-        return self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None
-
-    def load_scaler_state(self, state: dict[str, Any]) -> None:
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state)
 
     def close(self) -> None:
         """Nothing outlives the process group."""
