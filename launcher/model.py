@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 import transformers
-from transformers.modeling_utils import set_quantized_state
 
 from launcher import activations, heads, losses, param_groups, quantize, quantized_layers, shipped, token_rows
 from launcher.errors import EnvironmentProblem, RecipeError
@@ -104,7 +103,7 @@ def load(
             trust_remote_code=section.trust_remote_code,
         )
     elif recipe.method == "qlora":
-        with set_quantized_state(), torch.device("meta"):  # so that ZeRO-3 does not shard what has no storage
+        with torch.device("meta"):
             shape = auto_class.from_config(load_config(recipe)[0], trust_remote_code=section.trust_remote_code)
         layout = quantized_layers.layout(recipe, shape)
         options = quantize.load_options(layout, compute_dtype, device)
@@ -159,7 +158,7 @@ def _quantized(recipe: Recipe, model: Any) -> Quantized | None:
     def weight_bytes(model_dtype: str) -> int:
         return sum(layout.stored_bytes(BYTES[model_dtype]).values())
 
-    return Quantized(layout.scheme.bits, str(layout), layout.remainder, weight_bytes)
+    return Quantized(layout.scheme.quant_type, str(layout), layout.remainder, weight_bytes)
 
 
 def _loss_way(head: heads.Head, method: str, num_rows: int, precision: str, model_dtype: str, device: str) -> str:

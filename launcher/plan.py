@@ -311,7 +311,12 @@ def _sameness(notes: Notes, facts: ModelFacts | None) -> None:
     why = None
     if facts is not None and facts.has_dropout:
         why = "the model has dropout"
-    elif facts is not None and facts.quantized is not None and facts.quantized.bits == 8 and notes["device"] != "cpu":
+    elif (
+        facts is not None
+        and facts.quantized is not None
+        and facts.quantized.quant_type == "int8"
+        and notes["device"] != "cpu"
+    ):
         why = "int8 layers compute columns with outliers apart, in whole micro-batches"
     if why:
         text = f"equal on any number of ranks for the same per_device_train_batch_size ({why})"

@@ -1,11 +1,12 @@
 """How a run stores the weights that it does not train, and in what it multiplies them. Pure: no torch."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from launcher.errors import RecipeError
 from launcher.notes import Notes
 from launcher.recipe import Recipe
+from launcher.support import Combination, refusals
 
 COMPUTE_DTYPES = {"fp32": "float32", "tf32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
@@ -14,7 +15,7 @@ COMPUTE_DTYPES = {"fp32": "float32", "tf32": "float32", "bf16": "bfloat16", "fp1
 class Quantized:
     """A base whose linear layers are stored in few bits. `weight_bytes`: of all its weights, by model_dtype."""
 
-    bits: int
+    quant_type: str
     text: str
     remainder: str
     weight_bytes: Callable[[str], int]
@@ -29,9 +30,10 @@ def derive(notes: Notes, recipe: Recipe, quantized: Quantized | None) -> None:
     if quantized is None:
         notes.put("quantization", None, "unknown: the model's configuration cannot be read")
     else:
+        _refuse_unsound(notes, recipe, quantized.quant_type)
         notes.put("quantization", quantized.text, quantized.remainder)
     asked = recipe.quantization.compute_dtype if recipe.quantization is not None else "auto"
-    if quantized is not None and quantized.bits == 8:
+    if quantized is not None and quantized.quant_type == "int8":
         notes.put("compute_dtype", None, "int8 layers compute as their input comes")
     elif asked == "auto":
         notes.put("compute_dtype", COMPUTE_DTYPES[notes["precision"]], "auto: the precision")
@@ -43,3 +45,10 @@ def derive(notes: Notes, recipe: Recipe, quantized: Quantized | None) -> None:
         )
     else:
         notes.take("compute_dtype", "quantization.compute_dtype", asked)
+
+
+def _refuse_unsound(notes: Notes, recipe: Recipe, quant_type: str) -> None:
+    """A checkpoint that is quantised already decides its type itself, where the recipe does not name one."""
+    combination = replace(Combination.of(recipe), strategy=notes["strategy"], quantization=quant_type)
+    if rule := next(refusals(combination), None):
+        raise RecipeError(f"{rule.key}: {rule.reason}", where=recipe.origin(rule.key), fix=rule.instead)
