@@ -237,7 +237,11 @@ def with_shape(path: Path, folder: Path, config: Any) -> list[str]:
     shutil.copytree(path.parent / "model", folder)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+        made = AutoModelForCausalLM.from_config(config)
+        for name, parameter in made.named_parameters():
+            if name.endswith("bias"):  # which begin at zero
+                torch.nn.init.normal_(parameter, std=0.5)
+        made.save_pretrained(folder)
     return [f"model.name_or_path={folder}"]
 
 
@@ -411,8 +415,9 @@ def quantized_checkpoint(wide: Path, tmp_path_factory: pytest.TempPathFactory) -
 def test_a_quantised_checkpoint_is_trained_as_it_is(
     wide: Path, quantized_checkpoint: Path, tmp_path: Path, merge: str
 ) -> None:
-    """Its own double_quant counts (false), and where the recipe says nothing its compute dtype follows the precision."""
-    words = [f"model.name_or_path={quantized_checkpoint}", f"export.merge={merge}", "export.verify=true"]
+    """Its own double_quant counts (false); its compute dtype (fp32) does not."""
+    words = [] if merge == "true" else ["quantization={compute_dtype: bfloat16}"]
+    words += [f"model.name_or_path={quantized_checkpoint}", f"export.merge={merge}", "export.verify=true"]
     assert tiny.train(wide, *words, "training.max_steps=3", f"output_dir={tmp_path / 'run'}") == 0
     verdict = json.loads((tmp_path / "run" / "proof" / "verdict.json").read_text())
     assert verdict["ok"] and verdict["largest_logit_difference"] < 2e-6
