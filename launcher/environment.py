@@ -32,7 +32,7 @@ PACKAGES = (
 def describe(recipe: Recipe, plan: Plan, prepared: Any) -> dict[str, Any]:
     """Versions, hardware, commit, digests of data and model, and the command."""
     return {
-        "versions": {"launcher": __version__, "python": platform.python_version(), **_versions()},
+        "versions": {"launcher": __version__, "python": platform.python_version(), **versions()},
         "hardware": {
             "host": socket.gethostname(),
             "cpu": _cpu(),
@@ -84,7 +84,8 @@ def _stored(plan: Plan) -> str:
     return f", trained beside weights in {plan.quantization}" if plan.quantization else ""
 
 
-def _versions() -> dict[str, str]:
+def versions() -> dict[str, str]:
+    """Those of the packages that take part, as installed."""
     found = {}
     for package in PACKAGES:
         try:

@@ -73,11 +73,13 @@ def logits_of(hidden: Tensor, head: Head) -> Tensor:
     return logits if head.softcap is None else head.softcap * torch.tanh(logits / head.softcap)
 
 
-def way(head: Head, num_rows: int, dtype: torch.dtype, weight_dtype: torch.dtype, device: str) -> str:
+def way(
+    head: Head, num_rows: int, dtype: torch.dtype, weight_dtype: torch.dtype, device: str
+) -> launcher_kernels.Choice:
     """How the fused loss will go through the vocabulary for so many positions with a label, and why."""
     vocabulary, hidden = head.weight.shape
     others = (tensor for name, tensor in head.tensors().items() if name != "weight")
-    choice = launcher_kernels.choose(
+    return launcher_kernels.choose(
         num_rows,
         hidden,
         vocabulary,
@@ -88,7 +90,6 @@ def way(head: Head, num_rows: int, dtype: torch.dtype, weight_dtype: torch.dtype
         trains_head_otherwise=any(tensor.requires_grad for tensor in others),
         has_only_slices=isinstance(head.weight, Slices),
     )
-    return str(choice)
 
 
 def from_logits(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,9 +14,10 @@ from typing import Any
 import torch
 import transformers
 
-from launcher import activations, heads, losses, param_groups, quantize, quantized_layers, shipped, token_rows
+from launcher import activations, heads, inventory, losses, quantize, quantized_layers, shipped, token_rows
+from launcher.activation_memory import Decoder
 from launcher.errors import EnvironmentProblem, RecipeError
-from launcher.plan import BYTES, ModelFacts
+from launcher.model_facts import LossChoice, ModelFacts
 from launcher.recipe import Recipe
 from launcher.weight_storage import Quantized
 
@@ -123,7 +124,8 @@ def facts(recipe: Recipe, task: ModuleType, adapter: ModuleType, tokenizer: Any 
             config, trust_remote_code=recipe.model.trust_remote_code
         )
         token_rows.fit(model, recipe, tokenizer)
-        quantized = _quantized(recipe, model)
+        layout = _layout(recipe, model)
+        stored = inventory.stored(model, layout)
         model = adapter.apply(model, recipe.adapter)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     head, reason = heads.resolve(base)
@@ -141,27 +143,26 @@ def facts(recipe: Recipe, task: ModuleType, adapter: ModuleType, tokenizer: Any 
         loss_reason="loss.implementation" if asked != "auto" else f"auto: {reason}",
         source=source,
         loss_way=partial(_loss_way, head, recipe.method) if fused else None,
-        quantized=quantized,
+        quantized=layout and Quantized(layout.scheme.quant_type, str(layout), layout.remainder),
         num_layers=getattr(config.get_text_config(), "num_hidden_layers", None),
         hidden_size=getattr(config.get_text_config(), "hidden_size", None),
-        trained=param_groups.shapes(model),
+        vocabulary=getattr(config.get_text_config(), "vocab_size", None),
+        decoder=Decoder.of(config),
+        weights=inventory.of(model, recipe, stored),
         recomputable_layers=len(activations.layers(base)) if base.supports_gradient_checkpointing else 0,
     )
 
 
-def _quantized(recipe: Recipe, model: Any) -> Quantized | None:
-    if recipe.method != "qlora":
-        quantized_layers.refuse_quantized(model.config, recipe.method)
-        return None
-    layout = quantized_layers.layout(recipe, model)
-
-    def weight_bytes(model_dtype: str) -> int:
-        return sum(layout.stored_bytes(BYTES[model_dtype]).values())
-
-    return Quantized(layout.scheme.quant_type, str(layout), layout.remainder, weight_bytes)
+def _layout(recipe: Recipe, model: Any) -> quantized_layers.Layout | None:
+    if recipe.method == "qlora":
+        return quantized_layers.layout(recipe, model)
+    quantized_layers.refuse_quantized(model.config, recipe.method)
+    return None
 
 
-def _loss_way(head: heads.Head, method: str, num_rows: int, precision: str, model_dtype: str, device: str) -> str:
+def _loss_way(
+    head: heads.Head, method: str, num_rows: int, precision: str, model_dtype: str, device: str
+) -> LossChoice:
     """How the fused loss goes about it. What an adapter trains is fp32, and so is a head without autocast beside it."""
     kept = torch.float32 if head.weight.requires_grad and method != "full" else DTYPES[model_dtype]
     computed = DTYPES[precision] if precision in ("bf16", "fp16") else kept

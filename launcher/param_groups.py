@@ -38,12 +38,6 @@ def of(objective: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     ]
 
 
-def shapes(model: Any) -> tuple[tuple[tuple[int, ...], bool], ...]:
-    """(shape, `hidden`) of each trained parameter, for an optimizer's `state_bytes`."""
-    hidden = hidden_matrices(model)
-    return tuple((tuple(full_shape(p)), id(p) in hidden) for p in model.parameters() if p.requires_grad)
-
-
 def hidden_matrices(model: Any) -> set[int]:
     """Ids of the two-dimensional parameters below the head of a Hugging Face model that belong to no embedding."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model

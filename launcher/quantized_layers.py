@@ -34,19 +34,23 @@ class Scheme:
     def __str__(self) -> str:
         return self.quant_type + (" with quantised scales" if self.double_quant else "")
 
-    def weight_bytes(self, out_features: int, in_features: int) -> int:
-        """Bytes of one linear layer's weight with all that belongs to it.
+    def parts(self, out_features: int, in_features: int) -> tuple[int, int]:
+        """Bytes of one linear layer's weight: of its codes, and of all that belongs to them.
 
         4 bits: half a byte a weight and a scale a block, fp32, or with double_quant one byte each, an fp32 scale for every 256 of
         them and an fp32 offset. The table of 256 values that double_quant keeps once a process is not counted. 8 bits: one byte
         a weight and an fp32 scale a row.
         """
-        if self.bits == 8:
-            return out_features * in_features + 4 * out_features
         number = out_features * in_features
+        if self.bits == 8:
+            return number, 4 * out_features
         blocks = _ceil(number, BLOCK)
         scales = blocks + 4 * _ceil(blocks, SCALES_BLOCK) + 4 if self.double_quant else 4 * blocks
-        return _ceil(number, 2) + scales + CODE_BYTES
+        return _ceil(number, 2), scales + CODE_BYTES
+
+    def weight_bytes(self, out_features: int, in_features: int) -> int:
+        """Bytes of one linear layer's weight with all that belongs to it."""
+        return sum(self.parts(out_features, in_features))
 
 
 @dataclass(frozen=True)

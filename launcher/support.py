@@ -26,7 +26,10 @@ CHOICES: dict[str, tuple[str, ...]] = {
 
 @dataclass(frozen=True)
 class Combination:
-    """The choices of a recipe that can be unsound together. `trains_rows`: tokens are added, or named by an adapter."""
+    """The choices of a recipe that can be unsound together.
+
+    `bf16_weights`: the weights that are trained are bf16; `trains_rows`: tokens are added, or named by an adapter.
+    """
 
     task: str = "causal_lm"
     method: str = "lora"
@@ -39,6 +42,8 @@ class Combination:
     offload_optimizer: str = "none"
     offload_param: str = "none"
     zero_plus_plus: bool = False
+    zero_quantized_weights: bool = False
+    bf16_weights: bool = False
     trains_rows: bool = False
 
     def optimizer_fact(self, name: str) -> bool:
@@ -60,6 +65,8 @@ class Combination:
             offload_optimizer=section.offload_optimizer,
             offload_param=section.offload_param,
             zero_plus_plus=section.zero_quantized_weights or section.zero_quantized_gradients,
+            zero_quantized_weights=section.zero_quantized_weights,
+            bf16_weights=recipe.method == "full" and recipe.model.dtype == "bf16",
             trains_rows=bool(recipe.tokenizer.add_tokens or getattr(recipe.adapter, "trainable_tokens", ())),
         )
 
@@ -172,6 +179,18 @@ RULES = (
         "ZeRO++ quantises what zero3 sends",
         "set distributed.strategy to zero3, or take zero_quantized_weights and zero_quantized_gradients out",
         lambda c: c.zero_plus_plus and c.strategy != "zero3",
+    ),
+    Rule(
+        "training.precision",
+        "DeepSpeed scales the loss by the type of what is trained, which is fp32 under zero3, so small gradients vanish",
+        "use bf16 or fp32, or distributed.strategy zero2",
+        lambda c: c.precision == "fp16" and c.strategy == "zero3",
+    ),
+    Rule(
+        "distributed.zero_quantized_weights",
+        "DeepSpeed sends weights as 8-bit numbers only where nothing is computed under autocast",
+        "set method: full and model.dtype: bf16, or training.precision: fp32, or take it out",
+        lambda c: c.zero_quantized_weights and c.precision == "bf16" and not c.bf16_weights,
     ),
     Rule(
         "distributed.zero_quantized_weights",

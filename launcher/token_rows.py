@@ -64,9 +64,8 @@ def peft_options(model: Any, modules_to_save: tuple[str, ...]) -> dict[str, Any]
     saved = [n for n in modules if any(n == ending or n.endswith(f".{ending}") for ending in modules_to_save)]
     matrices = [name for name, module in modules.items() if module is embedding or module is head]
     one_by_one = [name for name in matrices if name not in saved]
-    if _tied(
-        embedding, head
-    ):  # both are copied or none; of single rows the head takes those of the embedding by itself
+    if _tied(embedding, head):
+        # Both are copied or none; of single rows the head takes those of the embedding by itself.
         copied = len(one_by_one) < len(matrices)
         saved += one_by_one if copied else []
         one_by_one = [] if copied else [name for name in matrices if modules[name] is embedding]

@@ -1,24 +1,22 @@
 """How a run stores the weights that it does not train, and in what it multiplies them. Pure: no torch."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from launcher.errors import RecipeError
 from launcher.notes import Notes
 from launcher.recipe import Recipe
-from launcher.support import Combination, refusals
+from launcher.support import Combination
 
 COMPUTE_DTYPES = {"fp32": "float32", "tf32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 @dataclass(frozen=True)
 class Quantized:
-    """A base whose linear layers are stored in few bits. `weight_bytes`: of all its weights, by model_dtype."""
+    """A base whose linear layers are stored in few bits."""
 
     quant_type: str
     text: str
     remainder: str
-    weight_bytes: Callable[[str], int]
 
 
 def derive(notes: Notes, recipe: Recipe, quantized: Quantized | None) -> None:
@@ -30,7 +28,6 @@ def derive(notes: Notes, recipe: Recipe, quantized: Quantized | None) -> None:
     if quantized is None:
         notes.put("quantization", None, "unknown: the model's configuration cannot be read")
     else:
-        _refuse_unsound(notes, recipe, quantized.quant_type)
         notes.put("quantization", quantized.text, quantized.remainder)
     asked = recipe.quantization.compute_dtype if recipe.quantization is not None else "auto"
     if quantized is not None and quantized.quant_type == "int8":
@@ -47,8 +44,8 @@ def derive(notes: Notes, recipe: Recipe, quantized: Quantized | None) -> None:
         notes.take("compute_dtype", "quantization.compute_dtype", asked)
 
 
-def _refuse_unsound(notes: Notes, recipe: Recipe, quant_type: str) -> None:
-    """A checkpoint that is quantised already decides its type itself, where the recipe does not name one."""
-    combination = replace(Combination.of(recipe), strategy=notes["strategy"], quantization=quant_type)
-    if rule := next(refusals(combination), None):
-        raise RecipeError(f"{rule.key}: {rule.reason}", where=recipe.origin(rule.key), fix=rule.instead)
+def combination(recipe: Recipe, quantized: Quantized | None, **known: str) -> Combination:
+    """The choices of a recipe with what is `known` by now; a checkpoint that is quantised already decides its type itself."""
+    if quantized is not None:
+        known["quantization"] = quantized.quant_type
+    return replace(Combination.of(recipe), **known)  # type: ignore[arg-type]

@@ -53,6 +53,12 @@ TAKEN = {
     "curriculum_learning": "data",
     "data_efficiency": "data",
 }
+# What a key says that we leave out: switched off.
+UNSET = {
+    "zero_optimization.offload_optimizer.device": "none",
+    "zero_optimization.offload_param.device": "none",
+    "zero_optimization.zero_hpz_partition_size": 1,
+}
 MAX_BUCKET = 200_000_000  # elements of one collective
 MAX_SUB_GROUP = 1_000_000_000  # parameters that one pass of the optimizer updates
 
@@ -103,14 +109,18 @@ def _offload(recipe: Recipe) -> dict[str, Any]:
 def _plus_plus(recipe: Recipe) -> dict[str, Any]:
     """ZeRO++ (Wang et al., arXiv:2306.10209)."""
     section = recipe.distributed
-    named = ("zero_quantized_weights", "zero_quantized_gradients", "zero_hpz_partition_size")
-    return {name: value for name in named if (value := getattr(section, name)) not in (False, 1)}
+    made = {
+        "zero_quantized_weights": section.zero_quantized_weights,
+        "zero_quantized_gradients": section.zero_quantized_gradients,
+        "zero_hpz_partition_size": section.zero_hpz_partition_size if section.zero_hpz_partition_size > 1 else None,
+    }
+    return {name: value for name, value in made.items() if value}
 
 
 def _sizes(strategy: str, shape: Shape) -> dict[str, Any]:
     """Buckets as large as is useful: DeepSpeed allocates them whole, however little is trained."""
     trainable = shape.trainable or MAX_SUB_GROUP
-    bucket = min(trainable, MAX_BUCKET)
+    bucket = min(trainable + trainable % 2, MAX_BUCKET)  # DeepSpeed asserts that it is even
     sizes = {"reduce_bucket_size": bucket}
     if strategy != "zero3":
         return sizes | {"allgather_bucket_size": bucket}
@@ -156,7 +166,7 @@ def _merged(ours: dict[str, Any], users: Mapping[str, Any], recipe: Recipe) -> d
         decided, mine = DECIDED_BY.get(key), _at(ours, key)
         if value == "auto" or key.split(".")[0] in TAKEN:
             continue
-        if decided and not _same(value, mine):
+        if decided and value != mine and not (mine is None and value == UNSET.get(key, False)):
             wrong.append(f"{key} is {json.dumps(value)} there, and {json.dumps(mine)} after {decided}")
     if wrong:
         raise RecipeError(
@@ -165,11 +175,6 @@ def _merged(ours: dict[str, Any], users: Mapping[str, Any], recipe: Recipe) -> d
             fix="take these keys out of it, or write auto",
         )
     return _laid_over(ours, users)
-
-
-def _same(value: Any, mine: Any) -> bool:
-    """Left out by us and switched off by the user is the same."""
-    return value == mine or (mine is None and value in (False, None, "none", 0, 1))
 
 
 def _laid_over(ours: Mapping[str, Any], users: Mapping[str, Any]) -> dict[str, Any]:

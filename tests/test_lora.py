@@ -72,6 +72,17 @@ def test_the_fast_decomposition_is_nearly_the_best() -> None:
         assert singular[4:].norm() * 0.999 < left < singular[4:].norm() * 1.05 < weight.norm() * 0.95
 
 
+def test_dropout_falls_on_both_products_alike() -> None:
+    """Untrained, what is dropped from B A x is dropped from B0 A0 x, too: dropout cannot disturb the base."""
+    model = adapt(base(), init_lora_weights="pissa", lora_dropout=0.5)
+    text = torch.arange(1, 9).view(1, -1)
+    with torch.no_grad():
+        assert torch.equal(model.train()(input_ids=text).logits, base()(input_ids=text).logits)
+        for b in factors(model).values():
+            b.mul_(1.1)
+        assert not torch.equal(model.train()(input_ids=text).logits, model.eval()(input_ids=text).logits)
+
+
 @pytest.mark.parametrize("start", [True, "gaussian", *STARTS])
 def test_the_start_follows_from_the_seed(start: object) -> None:
     one, same, other = (adapt(base(), seed=seed, init_lora_weights=start) for seed in (1, 1, 2))
@@ -213,6 +224,7 @@ def test_lora_on_one_of_two_tied_matrices_can_be_merged(target: str, tmp_path: P
     fresh = merged(model, tmp_path / "merged")
     torch.testing.assert_close(logits(fresh), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
     assert fresh.get_output_embeddings().weight is not fresh.get_input_embeddings().weight
+    assert fresh.config.tie_word_embeddings is False
 
 
 # the whole way

@@ -9,12 +9,11 @@ import tiny
 from launcher import plan, recipe
 from launcher.__main__ import main
 from launcher.errors import RecipeError
-from launcher.plan import ModelFacts
+from launcher.model_facts import ModelFacts, Weight
 from launcher.world import World
 
-FACTS = ModelFacts(
-    "Tiny", 1000, 100, 64, False, "fused", "auto: plain linear head", "here", trained=(((10, 8), True), ((20,), False))
-)
+WEIGHTS = (Weight((10, 8), True, hidden=True), Weight((20,), True, group=1), Weight((900,), False))
+FACTS = ModelFacts("Tiny", 1000, 100, 64, False, "fused", "auto: plain linear head", "here", weights=WEIGHTS)
 
 
 def make(path: Path, *overrides: str, world: World | None = None, facts: ModelFacts = FACTS) -> plan.Plan:

@@ -12,10 +12,10 @@ from safetensors.torch import load_file
 from torch import nn
 
 import launcher.recipe
-from launcher import engine, log, plan, precision
+from launcher import engine, log, plan, precision, zero_config
 from launcher.engine import Engine
-from launcher.errors import NonFiniteError, RecipeError
-from launcher.loss_scale import LossScale
+from launcher.errors import NonFiniteError, RecipeError, RecipeErrors
+from launcher.loss_scale import LossScale, ZeroLossScale
 from launcher.losses import Loss
 from launcher.plan import ModelFacts, Plan
 from launcher.world import World
@@ -43,6 +43,16 @@ def planned(path: Path, *words: str, world: World = CPU) -> Plan:
 def test_what_a_device_only_pretends_to_do_is_refused(recipe: Path, precision: str, world: World, says: str) -> None:
     with pytest.raises(RecipeError, match=f"^command line.*{says}"):
         planned(recipe, f"training.precision={precision}", world=world)
+
+
+def test_fp16_without_a_loss_scale_is_refused(recipe: Path) -> None:
+    """Also where auto becomes fp16, which only the plan knows."""
+    sharded = "distributed.strategy=zero3"
+    with pytest.raises(RecipeErrors, match="command line.*training.precision: fp16: .*under zero3, so small gradients"):
+        planned(recipe, sharded, "training.precision=fp16")
+    with pytest.raises(RecipeError, match="training.precision: .*under zero3, so small gradients.*zero2"):
+        planned(recipe, sharded, world=OLD_GPU)
+    assert planned(recipe, "distributed.strategy=zero2", world=OLD_GPU).precision == "fp16"
 
 
 def test_auto_does_not_contradict_the_weights(recipe: Path) -> None:
@@ -98,7 +108,7 @@ class Rows(nn.Module):
 
     def forward(self, inputs: torch.Tensor, counts: dict[str, int]) -> Loss:
         outputs = nn.functional.linear(inputs.to(self.weight.dtype), self.weight)
-        return Loss({"rows": (self.factor * outputs.float().sum(), counts["rows"], 1.0)})
+        return Loss({"rows": (self.factor * outputs.float().sum(), counts["rows"], 1.0)}, {})
 
 
 @pytest.fixture
@@ -206,6 +216,29 @@ def test_the_scale_of_a_rank_holds_its_share_of_the_world() -> None:
     assert four.state() == one.state() == {"scale": 8.0, "good_steps": 5}
 
 
+def test_deepspeeds_scale_moves_as_pytorchs_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the same steps, from any state on, in a larger world."""
+    loss_scaler = pytest.importorskip("deepspeed.runtime.fp16.loss_scaler")
+    monkeypatch.setattr(precision, "GROWTH_INTERVAL", 3)
+    monkeypatch.setattr(loss_scaler.dist, "get_rank", lambda: 1)
+    options = {"min_scale": 1, "delayed_shift": 1, "consecutive_hysteresis": False, "dtype": torch.half}
+    torchs = LossScale(torch.device("cpu"), 1)
+    sharded = ZeroLossScale(loss_scaler.DynamicLossScaler(2.0**16, 3, **options), 4)
+    weight = torch.zeros(1, requires_grad=True)
+    optimizer = torch.optim.SGD([weight])
+    torchs.scaler.scale(weight)
+    for norm in (1, 1, 1, math.inf, math.inf, 1, 1, 1, 1, math.inf, 1, math.nan, 1, 1, 1, 1, 1, 1, 1):
+        weight.grad = torch.full((1,), float(norm))
+        torchs.scaler.step(optimizer)
+        torchs.scaler.update()
+        sharded.scaler.update_scale(not math.isfinite(norm))
+        for scale in (torchs, sharded):
+            scale.after_step(norm)
+        assert sharded.state() == torchs.state()
+        assert sharded.scaler.cur_scale * 4 == torchs.value
+        sharded.load(torchs.state())
+
+
 @pytest.mark.parametrize(("dtype", "kept"), [("auto", True), ("bf16", False)])
 def test_small_updates_of_fp32_weights_are_kept_under_bf16(start, dtype: str, kept: bool) -> None:
     """2^-9 of a weight of one: in bf16 it is what the plan says that it is, lost."""
@@ -220,12 +253,16 @@ def test_small_updates_of_fp32_weights_are_kept_under_bf16(start, dtype: str, ke
 # whole runs
 
 
-def test_a_run_in_fp16_skips_goes_on_and_resumes(recipe: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+@pytest.mark.parametrize("strategy", ["none", "zero2"])
+def test_a_run_in_fp16_skips_goes_on_and_resumes(
+    recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], strategy: str
+) -> None:
     """The scale is too high at first and grows every other step, so that overflows come again and again."""
-    monkeypatch.setattr(precision, "INITIAL_SCALE_POWER", 21)
-    monkeypatch.setattr(precision, "GROWTH_INTERVAL", 2)
+    for module in (precision, zero_config):
+        monkeypatch.setattr(module, "INITIAL_SCALE_POWER", 21)
+        monkeypatch.setattr(module, "GROWTH_INTERVAL", 2)
     words = ["training.precision=fp16", "training.max_steps=13", "checkpoint.save_steps=3", "evaluation.eval_steps=1"]
-    words += ["evaluation.metrics=[loss]", "logging.trackers=[jsonl,console]"]
+    words += [f"distributed.strategy={strategy}", "evaluation.metrics=[loss]", "logging.trackers=[jsonl,console]"]
     whole = tmp_path / "whole"
     assert tiny.train(recipe, *words, f"output_dir={whole}") == 0
     said = capsys.readouterr().out

@@ -106,7 +106,8 @@ def test_in_bf16_a_strategy_changes_less_than_the_precision_does(
 ) -> None:
     one = tiny.losses(lab.single(method, precision))
     gap = largest_gap(one, tiny.losses(lab.single(method, "fp32")))
-    assert 1e-6 < largest_gap(tiny.losses(lab.many(method, precision, strategy)), one) + 1e-6 <= 2 * gap
+    assert gap > 1e-5
+    assert largest_gap(tiny.losses(lab.many(method, precision, strategy)), one) <= gap
 
 
 @pytest.mark.parametrize("strategy", ["zero1", "zero2", "zero3"])

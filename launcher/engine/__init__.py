@@ -10,6 +10,7 @@ import os
 import resource
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
@@ -29,16 +30,15 @@ from launcher.errors import NonFiniteError
 from launcher.loss_scale import LossScale, ZeroLossScale
 from launcher.losses import Loss
 from launcher.plan import Plan
-from launcher.world import World
+from launcher.world import World, launched
 
 
 def world() -> World:
     """The world this process was started into, from torchrun's variables and the hardware."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+    nodes, per_node = launched(os.environ)
     on_gpu = torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "false").lower() not in ("1", "true")
     has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else torch.cpu._is_amx_tile_supported()
-    return World(size // local, local, "cuda" if on_gpu else "cpu", has_bf16)
+    return World(nodes, per_node, "cuda" if on_gpu else "cpu", has_bf16)
 
 
 class Engine:
@@ -56,7 +56,8 @@ class Engine:
         if self.world_size != plan.world_size:
             raise AssertionError(f"planned for {plan.world_size} processes, started with {self.world_size}")
         # Counts, votes and messages travel over gloo, so that a GPU need not be waited for.
-        self._group = dist.new_group(backend="gloo") if self.world_size > 1 else None
+        patience = timedelta(minutes=plan.timeout_minutes)
+        self._group = dist.new_group(backend="gloo", timeout=patience) if self.world_size > 1 else None
 
     @property
     def is_main(self) -> bool:

@@ -6,7 +6,6 @@ The ranks share out the optimizer's states, from zero2 on the gradients too, and
 import copy
 import gc
 import logging
-import math
 import os
 import socket
 import warnings
@@ -107,9 +106,7 @@ class Zero:
     def step(self, insist_finite: Callable[[float], None]) -> float:
         """DeepSpeed clips and updates at once; after a norm that is not finite, the run ends before anything is saved."""
         self._wrapped.step()
-        # After an overflow DeepSpeed still has the norm of the step before.
-        overflowed = self.loss_scale is not None and self._sharded.overflow
-        norm = math.inf if overflowed else float(self._wrapped.get_global_grad_norm())
+        norm = float(self._wrapped.get_global_grad_norm())  # infinite where fp16 skipped
         insist_finite(norm)
         if self.loss_scale is not None:
             self.loss_scale.after_step(norm)
