@@ -155,7 +155,8 @@ def test_weights_and_optimizer_states_are_taken_up_exactly(lab: Lab, strategy: s
 @pytest.mark.parametrize("strategy", ["zero2", "zero3"])
 def test_the_best_state_is_put_back_and_exported(lab: Lab, strategy: str) -> None:
     """With a learning rate that spoils the model, the best evaluation is not the last."""
-    words = ["method=full", "adapter=null", "optimizer.learning_rate=0.3", "evaluation.eval_steps=2"]
+    words = ["method=full", "adapter=null", "optimizer.learning_rate=1.0", "scheduler.name=constant"]
+    words += ["scheduler.warmup_steps=0", "evaluation.eval_steps=2"]
     words += ["evaluation.metric_for_best_model=eval/loss", "checkpoint.save_steps=5", "export.verify=true"]
     run = lab.train(f"best-{strategy}", 2, *words, f"distributed.strategy={strategy}")
     evaluated = tiny.losses(run, "eval/loss")
