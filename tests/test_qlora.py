@@ -510,6 +510,7 @@ def test_float16_on_a_cpu_is_refused(wide: Path, tmp_path: Path, capsys: pytest.
     assert "quantization.compute_dtype: float16 needs a GPU; use auto, bfloat16 or float32" in capsys.readouterr().err
 
 
-def test_an_adapter_of_a_quantised_base_is_not_cast(wide: Path) -> None:
-    with pytest.raises(RecipeError, match="stays in the type in which it was trained; leave it out, or merge"):
+def test_an_adapter_is_not_cast(wide: Path) -> None:
+    """`launcher export --dtype` without --merge; a recipe is refused before it trains."""
+    with pytest.raises(RecipeError, match="stays in the type in which it was trained; leave the dtype out, or merge"):
         export._cast(loaded(wide), export.Wanted(merge=False, dtype="bf16", verify=True))
