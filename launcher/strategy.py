@@ -1,16 +1,15 @@
 """How the ranks share the work: each holds all of it (none, ddp), or DeepSpeed shards it (zero1, zero2, zero3)."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
-from launcher import memory, zero_config
+from launcher import memory, weight_storage, zero_config
 from launcher.errors import RecipeError
 from launcher.memory.cards import gib
 from launcher.model_facts import ModelFacts
 from launcher.notes import Notes
 from launcher.recipe import Recipe
-from launcher.support import Combination, refusals
+from launcher.support import refusals
 from launcher.world import World
 
 SHARE_TO_USE = 0.95  # of the card's memory, since activations are an estimate
@@ -50,7 +49,7 @@ def _choose(notes: Notes, recipe: Recipe, world: World, facts: ModelFacts | None
         return "ddp", "auto: ddp, since DeepSpeed, which zero1 to zero3 need, is not installed"
     needed: dict[str, int] = {}
     for strategy in BY_SHARDING:
-        if any(refusals(replace(Combination.of(recipe), strategy=strategy))):
+        if any(refusals(weight_storage.combination(recipe, facts.quantized, strategy=strategy))):
             continue
         made = memory.measure(notes, recipe, facts, strategy, configuration(notes, recipe, facts, strategy))
         if made is None:
