@@ -216,7 +216,7 @@ def parts_of(parameter: Any) -> list[Tensor]:
     state = getattr(parameter, "quant_state", None)
     if state is None:
         return [parameter.data]
-    outer = [state.offset, state.state2.absmax] if state.nested else []
+    outer = [state.offset, state.state2.absmax, state.state2.code] if state.nested else []
     return [parameter.data, state.absmax, state.code, *outer]
 
 
