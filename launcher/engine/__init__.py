@@ -182,6 +182,18 @@ class Engine:
             for name, value in read.items():
                 self._strategy.write(state[name], value)
 
+    def gradients(self) -> Iterator[tuple[str, Tensor | None]]:
+        """(parameter, gradient of the global batch in fp32 on the CPU) of each trained parameter; the value is None but on rank zero.
+
+        To be asked for between the last `forward_backward` of a step and `step`: not clipped, without fp16's scaling, and zero
+        where no backward pass came. Every rank must go through all of them.
+        """
+        shapes = {name: full_shape(parameter) for name, parameter in self.objective.named_parameters()}
+        for name, gradient in self._strategy.gradients():
+            if gradient is None:
+                gradient = torch.zeros(shapes[name])
+            yield name, gradient.detach().cpu().float().contiguous() if self.is_main else None
+
     def optimizer_states(self) -> Iterator[OptimizerState]:
         """(parameter, state, value) of all states of the optimizer. Every rank must go through all of them."""
         return self._strategy.optimizer_states()

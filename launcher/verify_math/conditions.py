@@ -1,0 +1,86 @@
+"""What is done to a model so that two computations of one step can be compared, and differ where the code is wrong."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from launcher import tensor_files
+from launcher.errors import RecipeError
+from launcher.run import Run
+from launcher.verify_math.measure import MicroBatches
+
+START = "start"  # file of the values that stand in for matrices that are all zero
+START_STD = 0.02  # as models are initialised
+
+
+def switch_off_dropout(objective: nn.Module) -> int:
+    """Set every probability to zero, whoever reads it; returns how many were above.
+
+    The model stays in train mode: in eval mode, activation checkpointing would be off, too.
+    """
+    places: list[tuple[Any, str]] = [(m, name) for m in objective.modules() for name in vars(m) if _is_chance(m, name)]
+    config = objective.model.config
+    places += [(config, name) for name in vars(config) if "drop" in name]
+    on = [(owner, name) for owner, name in places if isinstance(p := getattr(owner, name), float) and p > 0]
+    for owner, name in on:
+        setattr(owner, name, 0.0)
+    return len(on)
+
+
+def fill_zero_matrices(run: Run, folder: Path) -> int:
+    """Trained matrices that are all zero (LoRA's B) leave others without a gradient: give them small random values.
+
+    They are left in `folder` for `same_start`. Returns how many there are.
+    """
+    random = torch.Generator().manual_seed(run.plan.seed)
+    filled = {
+        name: START_STD * torch.randn(value.shape, generator=random)
+        for name, value in run.engine.weights(run.model, trained_only=True)
+        if value is not None and value.ndim > 1 and not value.any()
+    }
+    tensor_files.write(folder, START, filled.items())
+    same_start(run, folder)
+    return len(filled)
+
+
+def same_start(run: Run, folder: Path) -> None:
+    """No dropout, and the values that `fill_zero_matrices` has left."""
+    switch_off_dropout(run.objective)
+    if (folder / f"{START}.safetensors").exists():
+        run.engine.load_weights(run.model, tensor_files.read(folder, START))
+
+
+def insist_on_no_chance(run: Run, micro_batches: MicroBatches) -> None:
+    """The loss of a batch twice, after different seeds; RecipeError where they differ."""
+    losses = []
+    for number in (0, 1):
+        run.engine.seed(0, number)
+        terms = run.engine.evaluate(micro_batches[0][1]).terms.values()
+        losses.append(sum(weight * float(value) / max(float(count), 1) for value, count, weight in terms))
+    if abs(losses[0] - losses[1]) > 1e-5 * abs(losses[0]):
+        raise RecipeError(
+            f"the model draws random numbers that are not dropout: one batch had a loss of {losses[0]:.7g}, then of "
+            f"{losses[1]:.7g}, so nothing can be compared",
+            where=run.recipe.origin("model"),
+        )
+
+
+def reversed_rows(micro_batches: MicroBatches) -> MicroBatches:
+    return [(number, {name: tensor.flip(0) for name, tensor in batch.items()}) for number, batch in micro_batches]
+
+
+def nudge(objective: nn.Module) -> None:
+    """Move every weight to its neighbour, up or down by chance: what a computation in this precision may well do."""
+    device = next(objective.parameters()).device
+    random = torch.Generator(device).manual_seed(0)
+    with torch.no_grad():
+        for weight in objective.parameters():
+            if weight.is_floating_point():
+                up = torch.rand(weight.shape, generator=random, device=device) < 0.5
+                weight.copy_(torch.nextafter(weight, torch.where(up, torch.inf, -torch.inf).to(weight.dtype)))
+
+
+def _is_chance(module: nn.Module, name: str) -> bool:
+    return "drop" in name or "jitter" in name or (name == "p" and "Dropout" in type(module).__name__)
