@@ -116,13 +116,16 @@ def losses(folder: Path, name: str = "train/loss") -> dict[int, float]:
     return {line["step"]: line[name] for line in lines if name in line}
 
 
+PRELOAD = ["launcher.story", "launcher.restore", "launcher.report"]  # what a fork of the server need not import again
+
+
 class Ranks:
     """`world` processes that each run the launcher as one rank; forked from a server that has imported torch once."""
 
     def __init__(self, world: int, words: list[str], log: Path):
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["launcher.story", "launcher.restore", "launcher.report"])
-        port = _free_port()
+        context.set_forkserver_preload(PRELOAD)
+        port = free_port()
         self.processes = [
             context.Process(target=_rank, args=(rank, world, port, words, str(log))) for rank in range(world)
         ]
@@ -143,20 +146,28 @@ def _rank(rank: int, world: int, port: int, words: list[str], log: str) -> None:
     with open(log, "a") as output:
         os.dup2(output.fileno(), 1)
         os.dup2(output.fileno(), 2)
+    set_rank(rank, world, port)
+    sys.exit(launch(words))
+
+
+def set_rank(rank: int, world: int, port: int) -> None:
+    """The environment of a rank, as torchrun makes it; that of a single process is left without."""
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    for name in names:
+        os.environ.pop(name, None)
     if world > 1:
-        os.environ |= {
-            "RANK": str(rank),
-            "LOCAL_RANK": str(rank),
-            "WORLD_SIZE": str(world),
-            "LOCAL_WORLD_SIZE": str(world),
-        }
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+        values = (rank, rank, world, world, "127.0.0.1", port)
+        os.environ |= dict(zip(names, map(str, values), strict=True))
+
+
+def launch(words: list[str]) -> int:
+    """`launcher WORDS` in this process; its exit code."""
     from launcher.__main__ import main
 
-    sys.exit(main(words))
+    return main(words)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]

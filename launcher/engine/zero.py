@@ -184,14 +184,18 @@ class Zero:
             setattr(self._sharded.loss_scaler, name, value)
 
     def close(self) -> None:
-        """Make room for an engine without DeepSpeed in this process."""
-        import deepspeed.comm.comm
+        """Make room for another engine in this process: DeepSpeed keeps process groups and precision in globals."""
+        from deepspeed.comm import comm
+        from deepspeed.runtime import torch_autocast
+        from deepspeed.utils import groups
 
         if hasattr(self, "_wrapped"):
             self._wrapped.destroy()
             del self._wrapped, self._sharded
         os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)
-        deepspeed.comm.comm.cdb = None
+        comm.cdb = groups._WORLD_GROUP = groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = groups.mesh_device = None
+        groups._ALL_TO_ALL_GROUP.clear()
+        torch_autocast.TORCH_AUTOCAST_INITIALIZED = False
         gc.collect()
 
     def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
@@ -247,12 +251,15 @@ def _set_environment(device: str) -> None:
         os.environ |= {"DS_ACCELERATOR": "cpu", "ACCELERATE_TORCH_DEVICE": "cpu"}
     os.environ.pop("ACCELERATE_USE_CPU", None)  # drops DeepSpeed without a word
     try:
-        import deepspeed  # noqa: F401
+        from deepspeed import ops
     except ImportError as error:
         raise EnvironmentProblem(
             f"distributed.strategy asks for ZeRO, and DeepSpeed cannot be imported: {error}",
             fix="pip install 'finetune-launcher[deepspeed]'",
         ) from error
+    ops.__compatible_ops__["deepspeed_shm_comm"] = (
+        False  # a minute of C++ compilation, for a faster all-reduce within one host
+    )
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     warnings.filterwarnings(
         "ignore", message=".*_tensor` is deprecated", category=FutureWarning

@@ -1,0 +1,221 @@
+"""none, ddp, zero1, zero2 and zero3 are the same training: losses, norms, evaluation, exports, and resuming across them."""
+
+import json
+import shutil
+import threading
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from safetensors.torch import load_file
+from workers import Workers
+
+STRATEGIES = ("ddp", "zero1", "zero2", "zero3")
+METHODS = {
+    "lora": [],
+    "full": ["method=full", "adapter=null", "optimizer.learning_rate=3e-3"],
+    "head": ["adapter.modules_to_save=[lm_head]", "adapter.target_modules=[q_proj,down_proj]"],
+}
+# 22 rows in batches of 6 and 3 micro-batches a rank: the fourth step of every epoch is short, and ranks get unequal shares of it.
+STEPS = 10
+COMMON = [
+    "training.global_batch_size=6",
+    "training.per_device_train_batch_size=1",
+    f"training.max_steps={STEPS}",
+    "training.max_grad_norm=0.1",
+    "evaluation.metrics=[loss]",
+]
+PRECISIONS = {
+    "fp32": [],
+    "bf16": ["training.precision=bf16"],
+    "bf16 weights": ["training.precision=bf16", "model.dtype=bf16"],
+}
+
+
+class Lab:
+    """Runs the tiny recipe in ranks that stay, each combination once."""
+
+    def __init__(self, recipe: Path, folder: Path):
+        self.recipe, self.folder = recipe, folder
+        self._ranks = {world: Workers(world) for world in (1, 2)}
+        self.train = cache(self._train)
+
+    def _train(self, name: str, world: int, *words: str) -> Path:
+        out = self.folder / name.replace(" ", "-")
+        self.run(world, out, *words)
+        return out
+
+    def run(self, world: int, out: Path, *words: str) -> None:
+        log = out.with_suffix(".log")
+        command = ["train", str(self.recipe), *COMMON, f"output_dir={out}", *words]
+        assert self._ranks[world].run(command, log) == [0] * world, log.read_text()[-4000:]
+
+    def single(self, method: str, precision: str) -> Path:
+        """The reference: one process, no wrapper."""
+        words = ("distributed.strategy=none", "training.gradient_accumulation_steps=null")
+        return self.train(f"{method}-{precision}-none", 1, *METHODS[method], *PRECISIONS[precision], *words)
+
+    def many(self, method: str, precision: str, strategy: str, *more: str) -> Path:
+        words = (*METHODS[method], *PRECISIONS[precision], f"distributed.strategy={strategy}", *more)
+        return self.train(f"{method}-{precision}-{strategy}", 2, *words)
+
+    def close(self) -> None:
+        for ranks in self._ranks.values():
+            ranks.close()
+
+
+@pytest.fixture(scope="module")
+def lab(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    made = Lab(recipe, tmp_path_factory.mktemp("strategies"))
+    yield made
+    made.close()
+
+
+def exported(run: Path) -> dict[str, torch.Tensor]:
+    (path,) = (run / "export").glob("*.safetensors")
+    return load_file(path)
+
+
+def largest_gap(a: dict[int, float], b: dict[int, float]) -> float:
+    return max(abs(a[step] - b[step]) for step in a)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("method", METHODS)
+def test_in_fp32_every_strategy_is_one_process(lab: Lab, method: str, strategy: str) -> None:
+    """To rounding; and the export is proven by a fresh process that loads it with plain transformers and PEFT."""
+    one, many = lab.single(method, "fp32"), lab.many(method, "fp32", strategy, "export.verify=true")
+    for metric, tolerance in (("train/loss", 1e-5), ("eval/loss", 1e-5), ("train/grad_norm", 1e-4)):
+        reference = tiny.losses(one, metric)
+        assert tiny.losses(many, metric) == pytest.approx(reference, rel=tolerance), metric
+    assert min(tiny.losses(one, "train/grad_norm").values()) > 0.1, "clipping is to be active in every step"
+    assert len(tiny.losses(many)) == STEPS
+    assert json.loads((many / "proof" / "verdict.json").read_text())["ok"]
+    tensors, reference = exported(many), exported(one)
+    assert tensors.keys() == reference.keys()
+    assert all((tensors[name] - reference[name]).abs().max() < 1e-4 for name in tensors)
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(("method", "precision"), [("lora", "bf16"), ("full", "bf16")])
+def test_in_bf16_a_strategy_changes_less_than_the_precision_does(
+    lab: Lab, method: str, precision: str, strategy: str
+) -> None:
+    one = tiny.losses(lab.single(method, precision))
+    gap = largest_gap(one, tiny.losses(lab.single(method, "fp32")))
+    assert 1e-6 < largest_gap(tiny.losses(lab.many(method, precision, strategy)), one) + 1e-6 <= 2 * gap
+
+
+@pytest.mark.parametrize("strategy", ["zero1", "zero2", "zero3"])
+def test_bf16_weights_are_trained_through_fp32_copies(lab: Lab, strategy: str) -> None:
+    """Without copies, updates smaller than a rounding of the weight are lost: that is further from fp32 than with them."""
+    fp32, bare = (tiny.losses(lab.single("full", precision)) for precision in ("fp32", "bf16 weights"))
+    run = lab.many("full", "bf16 weights", strategy)
+    assert largest_gap(tiny.losses(run), fp32) < 0.5 * largest_gap(bare, fp32)
+    assert {tensor.dtype for tensor in exported(run).values()} == {torch.bfloat16}
+    (states,) = run.glob(f"checkpoints/step-{STEPS:08d}/optimizer/*.safetensors")
+    assert {value.dtype for name, value in load_file(states).items() if name.endswith("master")} == {torch.float32}
+
+
+@pytest.mark.parametrize("method", ["lora", "full"])
+def test_a_run_goes_on_under_any_strategy_and_world_size(lab: Lab, method: str) -> None:
+    """zero2 on two ranks, zero3 on one, ddp on two, zero1 on one: together they are the run that never stopped."""
+    words = [*METHODS[method], "checkpoint.save_steps=2", "checkpoint.save_total_limit=9"]
+    run = lab.train(f"{method}-hops", 2, *words, "distributed.strategy=zero2")
+    for step, strategy, world in ((2, "zero3", 1), (4, "ddp", 2), (6, "zero1", 1), (8, "zero3", 2)):
+        lab.run(
+            world,
+            run,
+            *words,
+            f"distributed.strategy={strategy}",
+            "--resume",
+            str(run / f"checkpoints/step-{step:08d}"),
+        )
+    assert tiny.losses(run) == pytest.approx(tiny.losses(lab.single(method, "fp32")), rel=1e-5)
+    attempts = [json.loads(line) for line in (run / "attempts.jsonl").read_text().splitlines()]
+    assert [a["world"] for a in attempts if a["event"] == "start"] == [2, 1, 2, 1, 2]
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_weights_and_optimizer_states_are_taken_up_exactly(lab: Lab, strategy: str) -> None:
+    """A checkpoint of one strategy, loaded by another that makes no step and saves it again, is the same to the last bit."""
+    source = lab.many("full", "fp32", "zero1" if strategy != "zero1" else "zero3", "export.verify=true")
+    run = lab.folder / f"copy-{strategy}"
+    shutil.copytree(source, run)
+    shutil.rmtree(run / "export")
+    lab.run(2, run, *METHODS["full"], f"distributed.strategy={strategy}", "--resume", "auto")
+    before, after = exported(source), exported(run)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.parametrize("strategy", ["zero2", "zero3"])
+def test_the_best_state_is_put_back_and_exported(lab: Lab, strategy: str) -> None:
+    """With a learning rate that spoils the model, the best evaluation is not the last."""
+    words = ["method=full", "adapter=null", "optimizer.learning_rate=0.3", "evaluation.eval_steps=2"]
+    words += ["evaluation.metric_for_best_model=eval/loss", "checkpoint.save_steps=5", "export.verify=true"]
+    run = lab.train(f"best-{strategy}", 2, *words, f"distributed.strategy={strategy}")
+    evaluated = tiny.losses(run, "eval/loss")
+    best = min((step for step in evaluated if step), key=evaluated.get)
+    assert best < STEPS
+    saved = load_file(run / "checkpoints" / f"step-{best:08d}" / "model" / "model.safetensors")
+    assert all(torch.equal(saved[name], tensor) for name, tensor in exported(run).items())
+
+
+@pytest.mark.slow
+def test_under_zero3_no_rank_ever_holds_all_weights(tmp_path: Path, recipe: Path) -> None:
+    """Peak of memory that is not a mapped file while a model of 300 MB is created from its folder, on two ranks."""
+    tiny.save_tokenizer(tmp_path / "model")
+    tiny.save_model(tmp_path / "model", hidden_size=1024, intermediate_size=4096, num_hidden_layers=5)
+    size = sum(path.stat().st_size for path in (tmp_path / "model").glob("*.safetensors"))
+    assert size > 300e6
+    ranks = Workers(2)
+    words = [str(recipe), "method=full", "adapter=null", f"model.name_or_path={tmp_path / 'model'}"]
+    grown = {
+        s: ranks.call(create, [*words, f"distributed.strategy={s}"], log=tmp_path / "log") for s in ("zero2", "zero3")
+    }
+    ranks.close()
+    assert None not in grown["zero3"], (tmp_path / "log").read_text()
+    assert min(grown["zero2"]) > 0.95 * size
+    assert max(grown["zero3"]) < 0.75 * size  # its half, and one layer's weights
+
+
+def create(words: list[str]) -> float:
+    """Bytes by which this rank's memory grows at most while it creates the model of a recipe."""
+    from launcher import engine, recipe, run
+
+    prepared = run.prepare_all(recipe.load(words[0], words[1:]), engine.world())
+    running = engine.Engine(prepared.plan)
+    ended = threading.Event()
+    before, peaks = anonymous_bytes(), []
+    watch = threading.Thread(
+        target=lambda: [peaks.append(anonymous_bytes()) for _ in iter(lambda: ended.wait(0.002), True)]
+    )
+    watch.start()
+    with running.creating():
+        objective = run.build_objective(prepared)
+    ended.set()
+    watch.join()
+    del objective
+    running.close()
+    return max(peaks) - before
+
+
+def anonymous_bytes() -> int:
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.split("RssAnon:")[1].split()[0])
+
+
+@pytest.mark.parametrize(("strategy", "change"), [("zero2", "zero_optimization.stage: 3"), ("zero1", "optimizer")])
+def test_a_configuration_that_contradicts_the_recipe_is_refused_by_both_names(
+    recipe: Path, tmp_path: Path, capsys, strategy: str, change: str
+) -> None:
+    key, _, value = change.partition(": ")
+    given = {"zero_optimization": {"stage": int(value)}} if value else {key: {"type": "Adam"}}
+    (tmp_path / "ds.json").write_text(json.dumps(given))
+    words = [f"distributed.strategy={strategy}", f"distributed.deepspeed_config={tmp_path / 'ds.json'}"]
+    assert tiny.train(recipe, *words, f"output_dir={tmp_path / 'run'}") == 89
+    said = capsys.readouterr().err
+    assert key in said and ("distributed.strategy" in said if value else "optimizer of the recipe" in said)
