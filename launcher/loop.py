@@ -44,10 +44,8 @@ def train(run: Run, trackers: Trackers, stop: StopRequest) -> None:
             return
 
 
-def backward(
-    run: Run, step: int, micro_batches: list[tuple[int, Any]], votes: Mapping[str, float]
-) -> dict[str, float]:
-    """The gradients of one global batch, of which this rank has `micro_batches`; the sums of all counts and votes over all ranks."""
+def backward(run: Run, step: int, micro_batches: list[tuple[int, Any]], votes: Mapping[str, float]) -> dict[str, float]:
+    """The gradients of a global batch, of which this rank has some micro-batches; sums of counts and votes over all ranks."""
     counts = run.engine.sum(_counts(run, micro_batches) | votes)
     for number, batch in micro_batches:
         run.engine.seed(step, number)

@@ -42,7 +42,8 @@ def _start(rank: int, num_processes: int, port: int, arguments: Sequence[str]) -
     }
     return subprocess.Popen(
         [sys.executable, "-m", "launcher", *arguments],
-        env=os.environ | (world if num_processes > 1 else {}),  # one process is nobody's rank, and needs no process group
+        env=os.environ
+        | (world if num_processes > 1 else {}),  # one process is nobody's rank, and needs no process group
         preexec_fn=_die_with_parent,
         start_new_session=True,
     )

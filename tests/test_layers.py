@@ -42,7 +42,7 @@ LAYERS = [
         "spawn",
         "meter",
     },
-    {"loop", "evaluate", "run", "restore", "story", "unshard", "report"},
+    {"loop", "evaluate", "run", "restore", "story", "unshard", "verify_math", "report"},
     {"verbs", "__main__"},
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}

@@ -183,10 +183,10 @@ class Engine:
                 self._strategy.write(state[name], value)
 
     def gradients(self) -> Iterator[tuple[str, Tensor | None]]:
-        """(parameter, gradient of the global batch in fp32 on the CPU) of each trained parameter; the value is None but on rank zero.
+        """(parameter, gradient in fp32 on the CPU) of each trained parameter; the gradient is None but on rank zero.
 
-        To be asked for between the last `forward_backward` of a step and `step`: not clipped, without fp16's scaling, and zero
-        where no backward pass came. Every rank must go through all of them.
+        Between the last `forward_backward` of a step and `step` it is that of the global batch: not clipped, without fp16's
+        scaling, zero where no backward pass came. Every rank must go through all of them.
         """
         shapes = {name: full_shape(parameter) for name, parameter in self.objective.named_parameters()}
         for name, gradient in self._strategy.gradients():

@@ -31,8 +31,7 @@ def run(args: argparse.Namespace) -> int:
     if args.into is not None:
         from launcher.verify_math import ranks
 
-        ranks.work(job, args.into)
-        return 0
+        return ranks.work(job, args.into)
     _refuse(args)
     code, findings = prove(job, loaded)
     if findings is None:

@@ -6,6 +6,7 @@
 
 import json
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from launcher.recipe import Recipe
 from launcher.verify_math import variants
 
 FACTS = "facts.json"  # written by the one process that takes the reference
+INTERRUPTED = 130
 
 
 @dataclass(frozen=True)
@@ -47,33 +49,45 @@ class Findings:
 
 
 def prove(job: Job, recipe: Recipe) -> tuple[int, Findings | None]:
-    """Exit code of the process that takes the reference, and what was found if that is 0. It has said itself what went wrong."""
+    """0 and what was found; or the exit code of the process that could not take the reference, and has said why."""
     with tempfile.TemporaryDirectory(prefix="launcher-verify-math-") as name:
         folder = Path(name)
-        codes = {1: spawn.run(1, job.words(folder))}
+        code = _start(job, 1, folder)
         if not (folder / FACTS).exists():
-            return codes[1] or 1, None
-        if job.processes > 1:
-            codes[job.processes] = spawn.run(job.processes, job.words(folder))
-            if codes[job.processes] == 130:
-                return 130, None
+            return code or 1, None
         facts = json.loads((folder / FACTS).read_text())
         wanted = variants.listed(recipe, facts["rows"], job.processes, job.pairs)
-        return 0, Findings(facts, [_outcome(folder, variant, codes[variant.processes]) for variant in wanted])
+        for processes in sorted({variant.processes for variant in wanted}):
+            _complete(job, processes, folder, [v.name for v in wanted if v.processes == processes])
+        return 0, Findings(facts, [_outcome(folder, variant) for variant in wanted])
 
 
-def _outcome(folder: Path, variant: variants.Variant, exit_code: int) -> dict[str, Any]:
-    """What rank zero measured, unless a rank failed: then what the first that failed said."""
-    said = [
-        outcome
-        for path in sorted(folder.glob(f"outcomes-{variant.processes}-*.jsonl"))
-        for outcome in map(json.loads, path.read_text().splitlines())
-        if outcome["variant"] == variant.name
-    ]
+def outcomes(folder: Path, processes: int) -> list[dict[str, Any]]:
+    """All that processes of this number have written so far."""
+    files = sorted(folder.glob(f"outcomes-{processes}-*.jsonl"))
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+def _complete(job: Job, processes: int, folder: Path, names: list[str]) -> None:
+    """Start processes until each variant has an outcome: one that fails ends them all, since its ranks wait for each other."""
+    code, before = 0, None
+    while left := [name for name in names if name not in {o["variant"] for o in outcomes(folder, processes)}]:
+        if left == before:  # they did not even live to say so
+            outcome = {"variant": left[0], "verdict": "failed", "reason": f"exit code {code}", "time": time.time()}
+            (folder / f"outcomes-{processes}-{left[0]}.jsonl").write_text(json.dumps(outcome) + "\n")
+        else:
+            code, before = _start(job, processes, folder), left
+
+
+def _start(job: Job, processes: int, folder: Path) -> int:
+    code = spawn.run(processes, job.words(folder))
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
+    return code
+
+
+def _outcome(folder: Path, variant: variants.Variant) -> dict[str, Any]:
+    """What rank zero measured, unless a rank could not do it: then what the first of those said."""
+    said = [outcome for outcome in outcomes(folder, variant.processes) if outcome["variant"] == variant.name]
     ended = [outcome for outcome in said if outcome["verdict"] in ("refused", "failed")]
-    if ended:
-        return min(ended, key=lambda outcome: outcome["time"])
-    if len(said) < variant.processes:
-        reason = f"its processes ended before it was done, with exit code {exit_code}"
-        return {"variant": variant.name, "verdict": "failed", "reason": reason}
-    return next(outcome for outcome in said if "loss" in outcome)
+    return min(ended, key=lambda outcome: outcome["time"]) if ended else next(o for o in said if "loss" in o)

@@ -6,7 +6,7 @@ rounding alone does to the reference, measured on the same model and batch.
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -70,13 +70,6 @@ class Allowance:
 
     def of(self, parameter: str) -> float:
         return self.factor * max(self.floor.by_parameter[parameter], self.floor.gradient)
-
-    def as_json(self) -> dict[str, Any]:
-        return {"factor": self.factor, "floor": asdict(self.floor)}
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> "Allowance":
-        return cls(values["factor"], Distance(**values["floor"]))
 
     def judge(self, found: Distance) -> dict[str, Any]:
         """The verdict, and the parameter that uses up the most of its allowance. NaN is WRONG.

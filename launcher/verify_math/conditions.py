@@ -15,18 +15,28 @@ START = "start"  # file of the values that stand in for matrices that are all ze
 START_STD = 0.02  # as models are initialised
 
 
-def switch_off_dropout(objective: nn.Module) -> int:
-    """Set every probability to zero, whoever reads it; returns how many were above.
+def switch_off_dropout(objective: Any) -> None:
+    """Set every probability to zero, whoever reads it.
 
     The model stays in train mode: in eval mode, activation checkpointing would be off, too.
     """
-    places: list[tuple[Any, str]] = [(m, name) for m in objective.modules() for name in vars(m) if _is_chance(m, name)]
-    config = objective.model.config
-    places += [(config, name) for name in vars(config) if "drop" in name]
-    on = [(owner, name) for owner, name in places if isinstance(p := getattr(owner, name), float) and p > 0]
-    for owner, name in on:
-        setattr(owner, name, 0.0)
-    return len(on)
+    owners: list[Any] = [*objective.modules(), objective.model.config]
+    for owner in owners:
+        for name in [name for name in vars(owner) if _is_chance(owner, name)]:
+            if isinstance(getattr(owner, name), float):
+                setattr(owner, name, 0.0)
+
+
+def without_chance(run: Run, micro_batches: MicroBatches) -> bool:
+    """Switch off dropout; whether there was any. RecipeError where the loss of a batch still depends on the seed."""
+    had_dropout = _depends_on_seed(run, micro_batches)
+    switch_off_dropout(run.objective)
+    if _depends_on_seed(run, micro_batches):
+        raise RecipeError(
+            "the model draws random numbers that are not dropout, so no two computations of a step can be compared",
+            where=run.recipe.origin("model"),
+        )
+    return had_dropout
 
 
 def fill_zero_matrices(run: Run, folder: Path) -> int:
@@ -41,30 +51,14 @@ def fill_zero_matrices(run: Run, folder: Path) -> int:
         if value is not None and value.ndim > 1 and not value.any()
     }
     tensor_files.write(folder, START, filled.items())
-    same_start(run, folder)
+    _load_start(run, folder)
     return len(filled)
 
 
 def same_start(run: Run, folder: Path) -> None:
     """No dropout, and the values that `fill_zero_matrices` has left."""
     switch_off_dropout(run.objective)
-    if (folder / f"{START}.safetensors").exists():
-        run.engine.load_weights(run.model, tensor_files.read(folder, START))
-
-
-def insist_on_no_chance(run: Run, micro_batches: MicroBatches) -> None:
-    """The loss of a batch twice, after different seeds; RecipeError where they differ."""
-    losses = []
-    for number in (0, 1):
-        run.engine.seed(0, number)
-        terms = run.engine.evaluate(micro_batches[0][1]).terms.values()
-        losses.append(sum(weight * float(value) / max(float(count), 1) for value, count, weight in terms))
-    if abs(losses[0] - losses[1]) > 1e-5 * abs(losses[0]):
-        raise RecipeError(
-            f"the model draws random numbers that are not dropout: one batch had a loss of {losses[0]:.7g}, then of "
-            f"{losses[1]:.7g}, so nothing can be compared",
-            where=run.recipe.origin("model"),
-        )
+    _load_start(run, folder)
 
 
 def reversed_rows(micro_batches: MicroBatches) -> MicroBatches:
@@ -82,5 +76,20 @@ def nudge(objective: nn.Module) -> None:
                 weight.copy_(torch.nextafter(weight, torch.where(up, torch.inf, -torch.inf).to(weight.dtype)))
 
 
-def _is_chance(module: nn.Module, name: str) -> bool:
-    return "drop" in name or "jitter" in name or (name == "p" and "Dropout" in type(module).__name__)
+def _load_start(run: Run, folder: Path) -> None:
+    if any(folder.glob(f"{START}*")):
+        run.engine.load_weights(run.model, tensor_files.read(folder, START))
+
+
+def _is_chance(owner: Any, name: str) -> bool:
+    return "drop" in name or "jitter" in name or (name == "p" and "Dropout" in type(owner).__name__)
+
+
+def _depends_on_seed(run: Run, micro_batches: MicroBatches) -> bool:
+    """Of two forward passes in train mode. Without chance they differ by rounding at most, on a GPU."""
+    losses = []
+    for number in (0, 1):
+        run.engine.seed(0, number)
+        terms = run.engine.evaluate(micro_batches[0][1]).terms.values()
+        losses.append(sum(weight * float(value) / max(float(count), 1) for value, count, weight in terms))
+    return abs(losses[0] - losses[1]) > 1e-5 * abs(losses[0])

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from launcher.verify_math import Findings
+from launcher.verify_math import Findings, variants
 
 HEADINGS = ("variant", "cut", "loss", "off by", "gradient", "off by", "worst parameter", "off by", "allowed", "verdict")
 WRAPPERS = ("model.", "base_model.model.", "model.")  # the Objective's, PEFT's, the causal model's
@@ -28,22 +28,30 @@ def as_json(findings: Findings) -> dict[str, Any]:
 
 
 def _before(facts: dict[str, Any]) -> Iterator[str]:
-    """What was compared with what, how much may differ and why, and what was changed for it."""
-    items = [", ".join(f"{count} {name}" for name, count in row.items()) for row in facts["counts"]]
-    yield f"{facts['recipe']}: one global batch of {facts['rows']} rows, {_span(facts['lengths'])} tokens long"
-    yield f"  the loss counts {'; '.join(items)}"
-    if len(set(items)) == 1:
-        yield "  note: it counts the same in every row, so taking the mean of means would not be noticed here"
-    yield f"reference: one process, one micro-batch, padded, plain loss, fp32; loss {facts['loss']:.7g}, gradient {facts['norm']:.6g}"
+    """What is compared with what, how far apart it may be and why, and what was changed to see it."""
+    counted = ", ".join(f"{_span(counts)} {term}" for term, counts in facts["counts"].items())
+    yield f"{facts['recipe']}: a global batch of {facts['rows']} rows of {_span(facts['lengths'])} tokens, with a loss on {counted}"
+    yield (
+        "reference: one process, one micro-batch, padded, plain loss, all activations kept, fp32: "
+        f"loss {facts['loss']:.7g}, gradient {facts['norm']:.6g}"
+    )
     floor, factor = facts["floor"]["gradient"], facts["factor"]
-    why = "with rows in reverse order and every weight moved to its neighbour in fp32, it differs from itself by"
+    why = "with its rows in reverse order and every weight moved to its neighbour in fp32"
     if facts["precision"] != "fp32":
-        why = f"computed once more in {facts['precision']}, it is off by"
-    yield f"  {why} {floor:.1e}; {factor:g} times that is allowed, {factor * floor:.1e} (of a parameter: by its own measure)"
-    if facts["dropout"]:
-        yield f"  dropout is switched off in {facts['dropout']} places; with it, training is the same for the same micro-batches alone"
+        why = f"computed in {facts['precision']}"
+    yield f"  {why}, its gradient is off by {floor:.1e}; {factor:g} times that is allowed: {factor * floor:.1e}"
+    yield from (f"  {note}" for note in _notes(facts))
+
+
+def _notes(facts: dict[str, Any]) -> Iterator[str]:
+    if all(len(set(counts)) == 1 for counts in facts["counts"].values()):
+        yield "the loss counts the same in every row, so a mean of means would not be noticed here"
+    if facts["flash"]:
+        yield f"fp32 is computed with sdpa attention, since {facts['flash']} has only 16 bits; --as-configured computes with it"
+    if facts["had_dropout"]:
+        yield "dropout is switched off; with it, training is the same only for the same per_device_train_batch_size"
     if facts["filled"]:
-        yield f"  {facts['filled']} matrices are zero at the start and hide others; they have small random values here"
+        yield f"{facts['filled']} matrices that start as zeros and hide others have small random values here"
 
 
 def _table(findings: Findings) -> Iterator[str]:
@@ -59,8 +67,8 @@ def _cells(outcome: dict[str, Any]) -> Sequence[str]:
     if "loss" not in outcome:
         return outcome["variant"], f"{outcome['verdict']}: {outcome['reason']}"
     return (
-        outcome["variant"],
-        " x ".join(map(str, outcome["shape"])),
+        _title(outcome),
+        " x ".join(map(str, outcome["cut"])),
         f"{outcome['loss']:.7g}",
         f"{outcome['loss_error']:.1e}",
         f"{outcome['gradient_norm']:.6g}",
@@ -70,6 +78,13 @@ def _cells(outcome: dict[str, Any]) -> Sequence[str]:
         f"{outcome['worst_parameter_allowed']:.1e}",
         outcome["verdict"],
     )
+
+
+def _title(outcome: dict[str, Any]) -> str:
+    """What a recipe combines stands beside it."""
+    if outcome["variant"] != variants.RECIPE:
+        return str(outcome["variant"])
+    return ", ".join([outcome["variant"], outcome["strategy"], *(name for name in variants.ALONE if outcome[name])])
 
 
 def _short(parameter: str) -> str:

@@ -6,6 +6,7 @@ from itertools import combinations
 
 from launcher.recipe import Recipe
 
+RECIPE = "the recipe"
 STRATEGIES = ("ddp", "zero1", "zero2", "zero3")
 ALONE = {
     "packed": {"data.packing": "true"},
@@ -34,13 +35,19 @@ def reference(recipe: Recipe) -> Variant:
 
 
 def in_fp32(recipe: Recipe) -> Changes:
-    """What makes a recipe compute in fp32, which flash attention cannot."""
+    """What makes a recipe compute in fp32."""
     changes = {"training.precision": "fp32", "model.dtype": "auto"}
-    if "flash" in str(recipe.model.attn_implementation):
+    if flash(recipe):
         changes["model.attn_implementation"] = "sdpa"
     if recipe.quantization is not None:
         changes["quantization.compute_dtype"] = "float32"
     return changes
+
+
+def flash(recipe: Recipe) -> str | None:
+    """The recipe's attention, if it knows 16 bits only."""
+    attention = recipe.model.attn_implementation
+    return attention if "flash" in str(attention) else None
 
 
 def listed(recipe: Recipe, rows: int, processes: int, pairs: bool) -> list[Variant]:
@@ -53,7 +60,7 @@ def listed(recipe: Recipe, rows: int, processes: int, pairs: bool) -> list[Varia
         found += [Variant(f"{a}, {b}", 1, 1, {**plain, **ALONE[a], **ALONE[b]}) for a, b in combinations(ALONE, 2)]
     if processes > 1:
         found += _shared(plain, processes, pairs)
-    return [*found, Variant("the recipe", processes, None)]
+    return [*found, Variant(RECIPE, processes, None)]
 
 
 def _shared(plain: Changes, processes: int, pairs: bool) -> list[Variant]:
@@ -72,5 +79,5 @@ def _shared(plain: Changes, processes: int, pairs: bool) -> list[Variant]:
 
 
 def cuts(rows: int) -> list[int]:
-    """The divisors of the number of rows; and 3, since a last micro-batch may be shorter than the others."""
-    return [cut for cut in range(2, rows + 1) if rows % cut == 0 or cut == 3]
+    """The divisors of the number of rows; and 3 where that leaves a last micro-batch that is shorter than the others."""
+    return [cut for cut in range(2, rows + 1) if rows % cut == 0 or (cut == 3 and rows > 4)]
