@@ -32,7 +32,7 @@ PACKAGES = (
 def describe(recipe: Recipe, plan: Plan, prepared: Any) -> dict[str, Any]:
     """Versions, hardware, commit, digests of data and model, and the command."""
     return {
-        "versions": {"launcher": __version__, "python": platform.python_version(), **_versions()},
+        "versions": {"launcher": __version__, "python": platform.python_version(), **versions()},
         "hardware": {
             "host": socket.gethostname(),
             "cpu": _cpu(),
@@ -69,7 +69,7 @@ def model_card(recipe: Recipe, plan: Plan, step: int, metrics: dict[str, float])
             *front,
             f"\n# {recipe.name}\n",
             f"{plan.model} trained with method `{recipe.method}` for {step} steps of {plan.global_batch_size} rows",
-            f"(base: `{Path(base).name if base and Path(base).exists() else base or 'random weights'}`).\n",
+            f"(base: `{Path(base).name if base and Path(base).exists() else base or 'random weights'}`{_stored(plan)}).\n",
             "## Data\n",
             data,
             "\n## Metrics\n",
@@ -80,7 +80,12 @@ def model_card(recipe: Recipe, plan: Plan, step: int, metrics: dict[str, float])
     )
 
 
-def _versions() -> dict[str, str]:
+def _stored(plan: Plan) -> str:
+    return f", trained beside weights in {plan.quantization}" if plan.quantization else ""
+
+
+def versions() -> dict[str, str]:
+    """Those of the packages that take part, as installed."""
     found = {}
     for package in PACKAGES:
         try:

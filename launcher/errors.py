@@ -29,6 +29,8 @@ class Interrupted(LauncherError):
 
 
 class HangError(LauncherError):
+    """Another rank is lost, or has not answered in time."""
+
     exit_code = 86
 
 

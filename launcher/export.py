@@ -18,12 +18,12 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from launcher import checkpoint, proof
-from launcher.errors import CheckpointError
+from launcher import checkpoint, dequantize, proof
+from launcher.errors import CheckpointError, RecipeError
 from launcher.model import DTYPES
 
 # Logits may differ from the live model's by this share of the largest logit. Unmerged tensors are bit-equal, so only the order of
-# additions can differ; merging rounds W + BA once to the type of W.
+# additions can differ; merging rounds W + BA once to the type of W. A quantised base computes in a type of its own.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
 REFERENCE_TOKENS = 256
 
@@ -53,16 +53,16 @@ def export(trained: Trained, run_folder: Path, card: str, wanted: Wanted) -> tup
 
     The model is cast and merged in place. A failed proof leaves `export.rejected/` and raises CheckpointError.
     """
-    if wanted.dtype != "auto":
-        trained.model.to(DTYPES[wanted.dtype])
+    _cast(trained.model, wanted)
     inputs, logits = reference(trained.model, trained.held_out)
-    model = trained.adapter.merge(trained.model) if wanted.merge else trained.model
+    own_error = dequantize.arithmetic_error(trained.model, TOLERANCE) if wanted.merge else 0.0
+    model = trained.adapter.merge(trained.model) if wanted.merge else _plain(trained)
     staged = run_folder / f".export-{secrets.token_hex(4)}"
     try:
         _write(staged, model, trained.tokenizer, card)
         verdict = None
         if wanted.verify:
-            _write_reference(run_folder / "proof", model, trained.task, inputs, logits)
+            _write_reference(run_folder / "proof", model, trained.task, inputs, logits, own_error)
             verdict = _insist(staged, run_folder)
         final = run_folder / "export"
         if final.exists():
@@ -73,6 +73,21 @@ def export(trained: Trained, run_folder: Path, card: str, wanted: Wanted) -> tup
         shutil.rmtree(staged, ignore_errors=True)
 
 
+def _cast(model: Any, wanted: Wanted) -> None:
+    """To the type of the export. A quantised base takes it when it is merged; only its configuration says so before."""
+    if wanted.dtype == "auto":
+        return
+    if not dequantize.is_quantized(model):
+        model.to(DTYPES[wanted.dtype])
+    elif wanted.merge:
+        model.get_base_model().config.dtype = DTYPES[wanted.dtype]
+    else:
+        raise RecipeError(
+            f"export.dtype {wanted.dtype}: an adapter of a quantised base stays in the type in which it was trained",
+            fix="leave it out, or merge",
+        )
+
+
 def reference(model: Any, held_out: dict[str, Any]) -> tuple[dict[str, Any], torch.Tensor]:
     """Inputs, and the model's logits on them, in fp32."""
     model.eval()
@@ -80,6 +95,11 @@ def reference(model: Any, held_out: dict[str, Any]) -> tuple[dict[str, Any], tor
     inputs = {name: tensor.to(model.device) for name, tensor in rows.items()}
     with torch.no_grad():
         return inputs, model(**inputs).logits.float()
+
+
+def _plain(trained: Trained) -> Any:
+    """Some adapters are trained in another form than the one that is written."""
+    return trained.adapter.plain(trained.model) if hasattr(trained.adapter, "plain") else trained.model
 
 
 def _write(folder: Path, model: Any, tokenizer: Any, card: str) -> None:
@@ -119,7 +139,9 @@ def prove(folder: Path, proof_folder: Path) -> dict[str, Any]:
     return verdict
 
 
-def _write_reference(folder: Path, model: Any, task: ModuleType, inputs: dict[str, Any], logits: torch.Tensor) -> None:
+def _write_reference(
+    folder: Path, model: Any, task: ModuleType, inputs: dict[str, Any], logits: torch.Tensor, own_error: float
+) -> None:
     folder.mkdir(exist_ok=True)
     tensors = {f"input.{name}": tensor.cpu().contiguous() for name, tensor in inputs.items()} | {"logits": logits.cpu()}
     save_file(tensors, folder / "reference.safetensors")
@@ -128,12 +150,17 @@ def _write_reference(folder: Path, model: Any, task: ModuleType, inputs: dict[st
         "auto_class": task.AUTO_CLASS,
         "dtype": str(base.dtype).removeprefix("torch."),
         "device": str(base.device),
-        "tolerance": TOLERANCE[base.dtype],
+        "tolerance": max(TOLERANCE[base.dtype], own_error),
+        "quantization": quantization.to_dict() if (quantization := _quantization(base)) else None,
         "vocabulary": base.get_input_embeddings().weight.shape[0],
         "trust_remote_code": bool(getattr(base.config, "auto_map", None)),
         "tensors": proof.fingerprints(model),
     }
     (folder / "reference.json").write_text(json.dumps(facts))
+
+
+def _quantization(base: Any) -> Any:
+    return getattr(base.config, "quantization_config", None)
 
 
 def _name_base_for_good(model: Any) -> None:

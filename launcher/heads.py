@@ -37,8 +37,16 @@ class Lora:
 
 
 @dataclass(frozen=True)
+class Rows:
+    """Trained rows `values` (k, H) that stand for the rows `numbers` of a frozen weight."""
+
+    numbers: tuple[int, ...]
+    values: Tensor
+
+
+@dataclass(frozen=True)
 class Head:
-    """logits = cap(scale * (x @ weight.T + bias + update)); weight (V, H), bias (V,).
+    """logits = cap(scale * (x @ weight.T + bias + update)); weight (V, H), some of its rows perhaps replaced, bias (V,).
 
     `own_error`: how far the module's own product is off, relative to its norm, beyond the rounding of its dtype.
     """
@@ -46,6 +54,7 @@ class Head:
     weight: Tensor | Slices
     bias: Tensor | None = None
     lora: Lora | None = None
+    rows: Rows | None = None
     softcap: float | None = None
     scale: float = 1.0
     kind: str = "plain linear head"
@@ -55,7 +64,8 @@ class Head:
         """The head's parameters by name."""
         whole = {"weight": None if isinstance(self.weight, Slices) else self.weight, "bias": self.bias}
         update = {"lora_A": self.lora.a, "lora_B": self.lora.b} if self.lora else {}
-        return {name: tensor for name, tensor in (whole | update).items() if tensor is not None}
+        rows = {"rows": self.rows.values} if self.rows else {}
+        return {name: tensor for name, tensor in (whole | update | rows).items() if tensor is not None}
 
 
 class Refused(Exception):
@@ -97,6 +107,21 @@ def _trained_copy(wrapper: Any) -> Head:
         return _look(wrapper.original_module)
     head = _look(wrapper.modules_to_save[active[0]])
     return replace(head, kind=f"{head.kind} (the copy that adapter {active[0]} trains)")
+
+
+def _trained_rows(wrapper: Any) -> Head:
+    """PEFT's TrainableTokensWrapper: around a head that is tied it looks at the rows of the embedding's."""
+    layer = wrapper.token_adapter
+    if layer.merged:
+        raise Refused("the output head has trained rows merged into it")
+    head = _look(layer.base_layer)
+    active = [name for name in layer.active_adapters if name in layer.trainable_tokens_delta]
+    if wrapper.disable_adapters or layer.disable_adapters or not active:
+        return head
+    if head.bias is not None or head.lora is not None or isinstance(head.weight, Slices) or len(active) > 1:
+        raise Refused(f"the output head is a {head.kind} with trained rows, which PEFT computes otherwise")
+    rows = Rows(tuple(layer.token_indices[active[0]]), layer.trainable_tokens_delta[active[0]])
+    return replace(head, rows=rows, kind=f"{head.kind} with {len(rows.numbers)} trained rows")
 
 
 def _lora(layer: Any) -> Head:
@@ -189,6 +214,7 @@ def _refuse_offloaded(module: nn.Module) -> None:
 KNOWN: dict[str, Callable[[Any], Head]] = {
     "torch.nn.modules.linear.Linear": _linear,
     "peft.utils.other.ModulesToSaveWrapper": _trained_copy,
+    "peft.utils.other.TrainableTokensWrapper": _trained_rows,
     "peft.tuners.lora.layer.Linear": _lora,
     "peft.tuners.lora.bnb.Linear4bit": _lora,
     "peft.tuners.lora.bnb.Linear8bitLt": _lora,

@@ -24,6 +24,7 @@ def train(run: Run, trackers: Trackers, stop: StopRequest) -> None:
         learning_rate = _learning_rate(run, step)
         run.engine.set_learning_rate(learning_rate)
         grad_norm = run.engine.step()
+        run.progress.skipped_steps += not math.isfinite(grad_norm)
         run.progress.step = step + 1
         run.progress.tokens += (tokens := run.tokens_in(step))
         run.meter.add_tokens(tokens)
@@ -95,11 +96,14 @@ def save(run: Run) -> None:
 
 
 def _reading(run: Run, learning_rate: float, grad_norm: float) -> dict[str, float]:
-    return run.meter.read() | {
-        "train/learning_rate": learning_rate,
-        "train/grad_norm": grad_norm,
-        "train/peak_memory_gib": run.engine.peak_memory_gib(),
-    }
+    """A step that fp16 skipped has no gradient norm."""
+    scale = run.engine.loss_scale
+    return (
+        run.meter.read()
+        | {"train/learning_rate": learning_rate, "train/peak_memory_gib": run.engine.peak_memory_gib()}
+        | ({"train/grad_norm": grad_norm} if math.isfinite(grad_norm) else {})
+        | ({"train/loss_scale": scale.value, "train/skipped_steps": run.progress.skipped_steps} if scale else {})
+    )
 
 
 def _counts(run: Run, micro_batches: list[tuple[int, Any]]) -> dict[str, float]:

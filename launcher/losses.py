@@ -41,13 +41,14 @@ def from_hidden(hidden: Tensor, head: Head, labels: Tensor, num_labels: int | No
     """
     x = _input(hidden, head)
     with Whole(head.tensors().values()) as whole:
+        update, update_input = _update(head, x)
         result = launcher_kernels.linear_cross_entropy(
             x,
             _sliced(head.weight) if isinstance(head.weight, Slices) else head.weight,
             labels.to(x.device),
             bias=head.bias,
-            lora=(head.lora.a, head.lora.b, head.lora.scale) if head.lora else None,
-            lora_input=head.lora.dropout(x) if head.lora else None,
+            lora=update,
+            lora_input=update_input,
             ignore_index=IGNORED,
             softcap=head.softcap,
             scale=head.scale,
@@ -65,18 +66,20 @@ def logits_of(hidden: Tensor, head: Head) -> Tensor:
     with Whole(head.tensors().values()):
         weight = head.weight.read(0, head.weight.shape[0]) if isinstance(head.weight, Slices) else head.weight
         logits = nn.functional.linear(x, weight.to(x.dtype), None if head.bias is None else head.bias.to(x.dtype))
-        if head.lora:
-            update = nn.functional.linear(x, head.lora.a.to(x.dtype))
-            logits = logits + head.lora.scale * nn.functional.linear(update, head.lora.b.to(x.dtype))
+        if update := _update(head, x)[0]:
+            a, b, scale = update
+            logits = logits + scale * nn.functional.linear(nn.functional.linear(x, a.to(x.dtype)), b.to(x.dtype))
     logits = logits * head.scale
     return logits if head.softcap is None else head.softcap * torch.tanh(logits / head.softcap)
 
 
-def way(head: Head, num_rows: int, dtype: torch.dtype, weight_dtype: torch.dtype, device: str) -> str:
+def way(
+    head: Head, num_rows: int, dtype: torch.dtype, weight_dtype: torch.dtype, device: str
+) -> launcher_kernels.Choice:
     """How the fused loss will go through the vocabulary for so many positions with a label, and why."""
     vocabulary, hidden = head.weight.shape
     others = (tensor for name, tensor in head.tensors().items() if name != "weight")
-    choice = launcher_kernels.choose(
+    return launcher_kernels.choose(
         num_rows,
         hidden,
         vocabulary,
@@ -87,7 +90,6 @@ def way(head: Head, num_rows: int, dtype: torch.dtype, weight_dtype: torch.dtype
         trains_head_otherwise=any(tensor.requires_grad for tensor in others),
         has_only_slices=isinstance(head.weight, Slices),
     )
-    return str(choice)
 
 
 def from_logits(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -96,6 +98,21 @@ def from_logits(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     flat = flat.to(torch.promote_types(flat.dtype, torch.float32))
     loss = nn.functional.cross_entropy(flat, target, ignore_index=IGNORED, reduction="sum")
     return loss, ((flat.argmax(-1) == target) & (target != IGNORED)).sum()
+
+
+def _update(head: Head, x: Tensor) -> tuple[tuple[Tensor, Tensor, float] | None, Tensor | None]:
+    """A (r, H), B (V, r), their factor, and the input of A where it is not x. Trained rows are an update, too: A is what they
+    differ from the weight's by, B puts each product where it belongs."""
+    if head.lora:
+        return (head.lora.a, head.lora.b, head.lora.scale), head.lora.dropout(x)
+    if head.rows is None:
+        return None, None
+    assert isinstance(head.weight, Tensor)
+    numbers = torch.tensor(head.rows.numbers, device=head.weight.device)
+    values = head.rows.values
+    places = values.new_zeros(head.weight.shape[0], len(numbers))
+    places[numbers, torch.arange(len(numbers), device=numbers.device)] = 1
+    return (values - head.weight.detach()[numbers].to(values.dtype), places, 1.0), None
 
 
 def _input(hidden: Tensor, head: Head) -> Tensor:

@@ -4,7 +4,7 @@ import inspect
 import json
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -13,12 +13,14 @@ from typing import Any
 
 import torch
 import transformers
+from transformers.modeling_utils import set_quantized_state
 
-from launcher import heads, losses, shipped
+from launcher import activations, heads, inventory, losses, quantize, quantized_layers, shipped, token_rows
+from launcher.activation_memory import Decoder
 from launcher.errors import EnvironmentProblem, RecipeError
-from launcher.plan import ModelFacts
+from launcher.model_facts import LossChoice, ModelFacts
 from launcher.recipe import Recipe
-from launcher.shards import full_shape
+from launcher.weight_storage import Quantized
 
 transformers.utils.logging.disable_progress_bar()
 # bitsandbytes, which PEFT imports where it is installed, asks for an optional CPU kernel of the hub at every start.
@@ -80,8 +82,18 @@ def load_config(recipe: Recipe) -> tuple[Any, str]:
         ) from error
 
 
-def load(recipe: Recipe, task: ModuleType, dtype: str, tokenizer: Any, gradient_checkpointing: bool) -> Any:
-    """The base model on the CPU, in train mode, with an embedding row for every token of the tokenizer."""
+def load(
+    recipe: Recipe,
+    task: ModuleType,
+    dtype: str,
+    tokenizer: Any,
+    device: str = "cpu",
+    compute_dtype: str | None = None,
+) -> Any:
+    """The base model in train mode, with an embedding row for every token of the tokenizer.
+
+    On the CPU; under method qlora on `device`, where its layers are quantised while they are read, to compute in `compute_dtype`.
+    """
     section = recipe.model
     auto_class = getattr(transformers, task.AUTO_CLASS)
     attention = section.attn_implementation or "sdpa"
@@ -92,27 +104,29 @@ def load(recipe: Recipe, task: ModuleType, dtype: str, tokenizer: Any, gradient_
             attn_implementation=attention,
             trust_remote_code=section.trust_remote_code,
         )
+    elif recipe.method == "qlora":
+        with set_quantized_state(), torch.device("meta"):  # so that ZeRO-3 does not shard what has no storage
+            shape = auto_class.from_config(load_config(recipe)[0], trust_remote_code=section.trust_remote_code)
+        layout = quantized_layers.layout(recipe, shape)
+        options = quantize.load_options(layout, compute_dtype, device)
+        model = _pretrained(auto_class, section, dtype, attention, options)
+        quantize.settle(model, layout, compute_dtype)
     else:
         model = _pretrained(auto_class, section, dtype, attention)
-    _fit_vocabulary(model, recipe, tokenizer)
-    if gradient_checkpointing:
-        model.config.use_cache = False
-        enable = getattr(
-            model, "activation_checkpointing_enable", model.gradient_checkpointing_enable
-        )  # renamed in 5.20
-        enable({"use_reentrant": False})
-        if recipe.method != "full":
-            model.enable_input_require_grads()
+    token_rows.fit(model, recipe, tokenizer)
     return model.train()
 
 
-def facts(recipe: Recipe, task: ModuleType, adapter: ModuleType) -> ModelFacts:
-    """Count parameters and resolve the head on a model without storage."""
+def facts(recipe: Recipe, task: ModuleType, adapter: ModuleType, tokenizer: Any = None) -> ModelFacts:
+    """Count parameters and resolve the head on a model without storage; without a tokenizer its vocabulary stays as it is."""
     config, source = load_config(recipe)
     with torch.device("meta"):
         model = getattr(transformers, task.AUTO_CLASS).from_config(
             config, trust_remote_code=recipe.model.trust_remote_code
         )
+        token_rows.fit(model, recipe, tokenizer)
+        layout = _layout(recipe, model)
+        stored = inventory.stored(model, layout)
         model = adapter.apply(model, recipe.adapter)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     head, reason = heads.resolve(base)
@@ -130,12 +144,26 @@ def facts(recipe: Recipe, task: ModuleType, adapter: ModuleType) -> ModelFacts:
         loss_reason="loss.implementation" if asked != "auto" else f"auto: {reason}",
         source=source,
         loss_way=partial(_loss_way, head, recipe.method) if fused else None,
+        quantized=layout and Quantized(layout.scheme.bits, str(layout), layout.remainder),
         num_layers=getattr(config.get_text_config(), "num_hidden_layers", None),
         hidden_size=getattr(config.get_text_config(), "hidden_size", None),
+        vocabulary=getattr(config.get_text_config(), "vocab_size", None),
+        decoder=Decoder.of(config),
+        weights=inventory.of(model, recipe, stored),
+        recomputable_layers=len(activations.layers(base)) if base.supports_gradient_checkpointing else 0,
     )
 
 
-def _loss_way(head: heads.Head, method: str, num_rows: int, precision: str, model_dtype: str, device: str) -> str:
+def _layout(recipe: Recipe, model: Any) -> quantized_layers.Layout | None:
+    if recipe.method == "qlora":
+        return quantized_layers.layout(recipe, model)
+    quantized_layers.refuse_quantized(model.config, recipe.method)
+    return None
+
+
+def _loss_way(
+    head: heads.Head, method: str, num_rows: int, precision: str, model_dtype: str, device: str
+) -> LossChoice:
     """How the fused loss goes about it. What an adapter trains is fp32, and so is a head without autocast beside it."""
     kept = torch.float32 if head.weight.requires_grad and method != "full" else DTYPES[model_dtype]
     computed = DTYPES[precision] if precision in ("bf16", "fp16") else kept
@@ -188,8 +216,10 @@ def _embedded(base: Any) -> Iterator[list[torch.Tensor]]:
         handle.remove()
 
 
-def _pretrained(auto_class: Any, section: Any, dtype: str, attention: str) -> Any:
-    options = {"revision": section.revision} if section.revision else {}
+def _pretrained(
+    auto_class: Any, section: Any, dtype: str, attention: str, options: Mapping[str, Any] | None = None
+) -> Any:
+    options = {**(options or {}), **({"revision": section.revision} if section.revision else {})}
     try:
         return auto_class.from_pretrained(
             section.name_or_path,
@@ -215,18 +245,6 @@ def _config_from(init: Any) -> Any:
         return transformers.AutoConfig.for_model(model_type, **values)
     except (ValueError, TypeError) as error:
         raise RecipeError(f"model.init is no valid {model_type} configuration: {_first_line(error)}") from error
-
-
-def _fit_vocabulary(model: Any, recipe: Recipe, tokenizer: Any) -> None:
-    rows = full_shape(model.get_input_embeddings().weight)[0]
-    if len(tokenizer) <= rows:
-        return
-    if recipe.method != "full" and not recipe.adapter.modules_to_save:
-        raise RecipeError(
-            f"the tokenizer has {len(tokenizer)} tokens, the model {rows} embedding rows, and method {recipe.method} trains none",
-            fix="list the embedding and the head under adapter.modules_to_save",
-        )
-    model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
 
 
 def _text_of(template: str) -> str:

@@ -4,7 +4,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from launcher import log
+from launcher import consistency, log
 from launcher.checkpoint import Checkpoint, Checkpoints
 from launcher.engine import Engine
 from launcher.errors import CheckpointError, RecipeError
@@ -40,6 +40,7 @@ def choose(recipe: Recipe, resume: str | None, engine: Engine) -> Place:
     if isinstance(outcome, Exception):
         raise outcome
     folder, single = outcome
+    consistency.check_shared(folder, engine)
     checkpoints = Checkpoints(folder, recipe.checkpoint.save_total_limit, engine)
     if single is not None:
         checkpoints.go_back_to(single)

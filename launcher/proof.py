@@ -59,10 +59,11 @@ def load(export: Path, expected: dict) -> tuple[torch.nn.Module, list[str]]:
 
         base = json.loads((export / "adapter_config.json").read_text())["base_model_name_or_path"]
         model = getattr(transformers, expected["auto_class"]).from_pretrained(
-            base, dtype=dtype, trust_remote_code=expected["trust_remote_code"]
+            base, dtype=dtype, trust_remote_code=expected["trust_remote_code"], **quantized_options(base, expected)
         )
+        compute_as_trained(model, expected)
         if len(expected["tensors"]) and expected["vocabulary"] > model.get_input_embeddings().weight.shape[0]:
-            model.resize_token_embeddings(expected["vocabulary"], mean_resizing=False)
+            grow(model, expected["vocabulary"])
         model = peft.PeftModel.from_pretrained(model, export)
     else:
         model, report = getattr(transformers, expected["auto_class"]).from_pretrained(
@@ -71,6 +72,42 @@ def load(export: Path, expected: dict) -> tuple[torch.nn.Module, list[str]]:
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             problems += [f"{kind.replace('_keys', '')}: {key}" for key in report[kind]]
     return model.to(expected["device"]).eval(), problems
+
+
+def quantized_options(base: str, expected: dict) -> dict:
+    """To quantise the base as it was for training. A base that is stored quantised says so itself."""
+    if expected["quantization"] is None:
+        return {}
+    options, trust = {"device_map": {"": expected["device"]}}, expected["trust_remote_code"]
+    if (
+        getattr(transformers.AutoConfig.from_pretrained(base, trust_remote_code=trust), "quantization_config", None)
+        is None
+    ):
+        options["quantization_config"] = transformers.BitsAndBytesConfig(**expected["quantization"])
+    return options
+
+
+def compute_as_trained(model: torch.nn.Module, expected: dict) -> None:
+    """bitsandbytes has an inference path of its own on some CPUs, which rounds scales to bf16: compare without it."""
+    if expected["quantization"] is None:
+        return
+    dtype = getattr(torch, expected["quantization"]["bnb_4bit_compute_dtype"])
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+            module.compute_dtype = module.weight.quant_state.dtype = dtype
+            if module.bias is not None:
+                module.bias.data = module.bias.data.to(module.compute_dtype)
+
+
+def grow(model: torch.nn.Module, vocabulary: int) -> None:
+    """New rows are the adapter's business; in the base they are zero, as where it was trained."""
+    known = model.get_input_embeddings().weight.shape[0]
+    model.resize_token_embeddings(vocabulary, mean_resizing=False)
+    for module in (model.get_input_embeddings(), model.get_output_embeddings()):
+        for tensor in (getattr(module, "weight", None), getattr(module, "bias", None)):
+            if tensor is not None:
+                tensor.data[known:] = 0
 
 
 def tensor_problems(model: torch.nn.Module, expected: dict[str, list]) -> list[str]:

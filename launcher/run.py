@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from launcher import checkpoint, engine, log, model, parts, plan, saved_state
+from launcher import activations, checkpoint, log, model, param_groups, parts, plan, quantize, saved_state
 from launcher.checkpoint import Checkpoint
 from launcher.data import order, sources
 from launcher.data.digest import file_digest
@@ -32,6 +32,7 @@ class Progress:
 
     step: int = 0
     tokens: int = 0
+    skipped_steps: int = 0  # whose gradients overflowed fp16
     best_value: float | None = None
     best_step: int | None = None
     evaluations_without_gain: int = 0
@@ -134,13 +135,15 @@ def prepare_rows(recipe: Recipe, task: ModuleType, tokenizer: Any, which: str) -
 
 def prepare_all(recipe: Recipe, world: World) -> Prepared:
     """Plan, tokenizer and data of a recipe that can train."""
+    if recipe.method == "qlora":
+        quantize.insist_on_bitsandbytes()
     task = parts.load_whole("tasks", recipe.task)
     tokenizer = model.load_tokenizer(recipe)
     train = prepare_rows(recipe, task, tokenizer, "train")
     if train is None:
         raise RecipeError("data.train has no source", where=recipe.origin("data.train"))
     evaluated = prepare_rows(recipe, task, tokenizer, "eval")
-    facts = model.facts(recipe, task, parts.load("adapters", recipe.method))
+    facts = model.facts(recipe, task, parts.load("adapters", recipe.method), tokenizer)
     made = plan.make(recipe, world, facts, lambda size: order_of(recipe, train, size))
     return Prepared(recipe, task, tokenizer, train, evaluated, order_of(recipe, train, made.global_batch_size), made)
 
@@ -157,10 +160,12 @@ def order_of(recipe: Recipe, train: Joined, global_batch_size: int) -> order.Ord
 
 
 def build_objective(prepared: Prepared) -> Any:
-    """Base model, adapter and loss on the CPU."""
+    """Base model, adapter and loss; on the CPU, but for layers that are quantised on a GPU as they are read."""
     recipe, made = prepared.recipe, prepared.plan
-    base = model.load(recipe, prepared.task, made.model_dtype, prepared.tokenizer, made.gradient_checkpointing)
+    how = made.model_dtype, prepared.tokenizer, made.device, made.compute_dtype
+    base = model.load(recipe, prepared.task, *how)
     adapted = parts.load("adapters", recipe.method).apply(base, recipe.adapter)
+    activations.checkpoint_layers(adapted, made.gradient_checkpointing_interval, made.activation_offloading)
     return prepared.task.objective.Objective(adapted, recipe.loss.implementation)
 
 
@@ -172,7 +177,7 @@ def set_up(prepared: Prepared, running: Engine, place: Place) -> Run:
         objective = build_objective(prepared)
     exam = Exam.of(recipe, prepared.task, prepared.tokenizer)
     run = Run(prepared, running, objective, exam, place.folder, place.checkpoints, Meter(running))
-    groups = engine.param_groups(objective, recipe.optimizer.weight_decay)
+    groups = param_groups.of(objective, recipe)
     running.prepare(objective, parts.load("optimizers", recipe.optimizer.name).build(groups, recipe.optimizer))
     if resume_from is not None:
         _take_up(run, resume_from)
@@ -190,6 +195,7 @@ def state_to_save(run: Run) -> dict[str, Any]:
         "global_batch_size": run.plan.global_batch_size,
         "seed": run.plan.seed,
         "total_steps": run.plan.total_steps,
+        "precision": run.plan.precision,
         "scaler": run.engine.scaler_state(),
         "unread": run.meter.unread(),
     }
@@ -209,6 +215,8 @@ def _take_up(run: Run, resume_from: Checkpoint) -> None:
         log.say(
             f"note: the run was planned for {state['total_steps']} steps and is now for {now['total_steps']}; the schedule follows"
         )
+    if state["precision"] != now["precision"]:
+        log.say(f"note: the run computed in {state['precision']} until now and goes on in {now['precision']}")
     saved_state.load_model(run.model, resume_from.folder / "model", run.engine)
     saved_state.load_optimizer(resume_from.folder / "optimizer", run.engine)
     run.engine.load_scaler_state(state["scaler"])

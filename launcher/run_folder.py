@@ -16,7 +16,7 @@ MARKERS = ("attempts.jsonl", "metrics.jsonl", "plan.json")
 NOT_SEARCHED = {"checkpoints", "export", "log"}
 STATE_OF_EXIT_CODE = {0: "done", 85: "preempted", 130: "interrupted"}
 MEANING_OF_EXIT_CODE = {
-    86: "a rank hung",
+    86: "a rank hung or was lost",
     87: "loss or gradient not finite",
     88: "no usable checkpoint",
     89: "recipe, data or environment",

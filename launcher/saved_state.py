@@ -6,6 +6,7 @@
 Every rank calls these functions, since sharded tensors are gathered one by one; rank zero alone writes.
 """
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,12 @@ RESUME = "resume with the recipe of the run"
 
 def save_model(model: Any, folder: Path, engine: Engine) -> None:
     if hasattr(model, "peft_config"):
-        trained = {name: value for name, value in engine.weights(model, trained_only=True) if value is not None}
+        values = dict(engine.weights(model, only=_names_in_file(model)))
         if engine.is_main:
-            model.save_pretrained(folder, state_dict=trained, save_embedding_layers=False)
+            whole = {name: values[first] for name, first in _first_names(model).items() if first in values}
+            model.save_pretrained(folder, state_dict=whole, save_embedding_layers=False)
         return
-    tensor_files.write(folder, "model", engine.weights(model, trained_only=False))
+    tensor_files.write(folder, "model", engine.weights(model))
     if engine.is_main:
         model.config.save_pretrained(folder)
         if model.can_generate():
@@ -38,7 +40,7 @@ def load_model(model: Any, folder: Path, engine: Engine) -> None:
         names = _names_in_file(model)
         read = tensor_files.read(folder, "adapter_model")
     else:
-        names = {name: name for name, _ in _own_state(model)}
+        names = {name: name for name in _first_names(model).values()}
         read = tensor_files.read(folder, "model")
     missing = [name for name in names.values() if name not in read]
     left_over = [name for name in read if name not in names.values()]
@@ -77,20 +79,20 @@ def load_optimizer(folder: Path, engine: Engine) -> None:
     engine.load_optimizer_states(states)
 
 
-def _own_state(model: Any) -> list[tuple[str, Tensor]]:
-    """Parameters and buffers of the state, each once where some share memory."""
-    seen: dict[int, tuple[str, Tensor]] = {}
-    for name, tensor in model.state_dict(keep_vars=True).items():
-        seen.setdefault(id(tensor), (name, tensor))
-    return list(seen.values())
+def _first_names(model: Any) -> dict[str, str]:
+    """Name of each parameter and buffer of the state -> the first name of that tensor, since tied ones have several."""
+    first: dict[int, str] = {}
+    state = {n: tensor for n, tensor in model.state_dict(keep_vars=True).items() if torch.is_tensor(tensor)}
+    return {name: first.setdefault(id(tensor), name) for name, tensor in state.items()}
 
 
 def _names_in_file(model: Any) -> dict[str, str]:
-    """Name of each trained tensor in the model -> its name in PEFT's file: PEFT renames a state of markers for us."""
+    """Name of each tensor of the adapter in the model -> its name in PEFT's file: PEFT renames a state of markers for us."""
     import peft
 
-    trained = [name for name, tensor in _own_state(model) if tensor.requires_grad]
-    markers = {name: torch.empty(0) for name in trained}
-    renamed = peft.get_peft_model_state_dict(model, state_dict=dict(markers), save_embedding_layers=False)
+    markers = {name: torch.empty(0) for name in _first_names(model)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that the markers are empty
+        renamed = peft.get_peft_model_state_dict(model, state_dict=dict(markers), save_embedding_layers=False)
     of_marker = {id(marker): name for name, marker in markers.items()}
     return {of_marker[id(marker)]: name for name, marker in renamed.items()}

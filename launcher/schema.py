@@ -80,12 +80,14 @@ class Quantization(Section):
 
     bits: Literal[4, 8] = 4
     """Bits per weight."""
-    quant_type: Literal["nf4", "fp4"] = "nf4"
-    """Four-bit format."""
-    compute_dtype: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    """Type in which the products are computed."""
-    double_quant: bool = True
-    """Quantize the scales as well."""
+    quant_type: Literal["nf4", "fp4", "int8"] | None = None
+    """Format of a weight: nf4 or fp4 in 4 bits, int8 in 8; null: nf4 or int8."""
+    compute_dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """Type in which 4-bit layers compute; auto follows training.precision."""
+    double_quant: bool | None = None
+    """Quantize the scales of 4-bit weights as well; null: yes."""
+    skip_modules: tuple[str, ...] = ()
+    """Modules that keep their weights as they are, by the end of their names; the output head always does."""
 
 
 class Source(Section):
@@ -147,6 +149,10 @@ class Training(Section):
     """Arithmetic of the forward and backward pass."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, more time."""
+    gradient_checkpointing_interval: Positive = 1
+    """Recompute only every so many layers, beginning with the first: 1 is all of them, 2 is half."""
+    activation_offloading: bool = False
+    """Keep what recomputed layers start from, their inputs, in CPU memory until the backward pass needs it."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = 1.0
     """Longer gradients are scaled to this norm; null does not clip."""
 

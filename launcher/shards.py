@@ -4,7 +4,8 @@ By the parameters' own methods, because only the engine may know DeepSpeed. What
 made it so and will take it apart.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -14,6 +15,17 @@ from torch import Tensor
 def full_shape(tensor: Tensor) -> torch.Size:
     """Shape of a tensor that may be kept in parts."""
     return torch.Size(getattr(tensor, "ds_shape", tensor.shape))
+
+
+@contextmanager
+def rewritten(tensors: Iterable[Tensor]) -> Iterator[None]:
+    """Whole tensors, which every rank gives the same new values; then each rank keeps its part of them again."""
+    sharded: list[Any] = [tensor for tensor in {id(t): t for t in tensors}.values() if hasattr(tensor, "ds_id")]
+    if sharded:
+        sharded[0].all_gather(param_list=sharded)
+    yield
+    if sharded:
+        sharded[0].partition(param_list=sharded, has_been_updated=True)
 
 
 class Whole:

@@ -116,6 +116,7 @@ PEER_SPELLINGS = {
     "learning_rate_scheduler": "scheduler.name",
     "liger_kernel": "loss.implementation: fused",
     "load_best_model_at_end": "evaluation.metric_for_best_model",
+    "llm_int8_skip_modules": "quantization.skip_modules",
     "load_in_4bit": "method: qlora with quantization.bits: 4",
     "load_in_8bit": "method: qlora with quantization.bits: 8",
     "log_every_n_steps": "logging.logging_steps",

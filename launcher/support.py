@@ -7,22 +7,48 @@ add a line to `RULES`: the errors, the table in SUPPORT.md and the tests follow.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
+from launcher import parts
 from launcher.schema import Sections
 
 ZERO = ("zero1", "zero2", "zero3")
 
+# The choices whose every combination the table decides.
+CHOICES: dict[str, tuple[str, ...]] = {
+    "task": ("causal_lm",),
+    "method": ("full", "lora", "qlora"),
+    "strategy": ("none", "ddp", *ZERO, "fsdp2"),
+    "quantization": ("none", "nf4", "fp4", "int8"),
+    "packing": ("off", "on"),
+    "activation_checkpointing": ("off", "every layer", "every second layer", "offloaded"),
+    "precision": ("fp32", "tf32", "bf16", "fp16"),
+}
+
 
 @dataclass(frozen=True)
 class Combination:
-    """The choices of a recipe that can be unsound together. `quantization`: none, nf4, fp4 or int8."""
+    """The choices of a recipe that can be unsound together.
+
+    `bf16_weights`: the weights that are trained are bf16; `trains_rows`: tokens are added, or named by an adapter.
+    """
 
     task: str = "causal_lm"
     method: str = "lora"
     strategy: str = "none"
+    quantization: str = "none"
+    packing: str = "off"
+    activation_checkpointing: str = "off"
+    precision: str = "fp32"
+    optimizer: str = "adamw"
     offload_optimizer: str = "none"
     offload_param: str = "none"
     zero_plus_plus: bool = False
-    precision: str = "fp32"
+    zero_quantized_weights: bool = False
+    bf16_weights: bool = False
+    trains_rows: bool = False
+
+    def optimizer_fact(self, name: str) -> bool:
+        """A constant of the optimizer's file; absent is false."""
+        return bool(getattr(parts.load("optimizers", self.optimizer), name, False))
 
     @classmethod
     def of(cls, recipe: Sections) -> "Combination":
@@ -31,11 +57,34 @@ class Combination:
             task=recipe.task,
             method=recipe.method,
             strategy=section.strategy,
+            quantization=_quantization(recipe),
+            packing="on" if recipe.data.packing else "off",
+            activation_checkpointing=_activation_checkpointing(recipe),
+            precision=recipe.training.precision,
+            optimizer=getattr(recipe.optimizer, "name", "adamw"),  # an unknown name leaves a section without one
             offload_optimizer=section.offload_optimizer,
             offload_param=section.offload_param,
             zero_plus_plus=section.zero_quantized_weights or section.zero_quantized_gradients,
-            precision=recipe.training.precision,
+            zero_quantized_weights=section.zero_quantized_weights,
+            bf16_weights=recipe.method == "full" and recipe.model.dtype == "bf16",
+            trains_rows=bool(recipe.tokenizer.add_tokens or getattr(recipe.adapter, "trainable_tokens", ())),
         )
+
+
+def _quantization(recipe: Sections) -> str:
+    section = recipe.quantization
+    if section is None:
+        return "nf4" if recipe.method == "qlora" else "none"
+    return section.quant_type or ("int8" if section.bits == 8 else "nf4")
+
+
+def _activation_checkpointing(recipe: Sections) -> str:
+    training = recipe.training
+    if not training.gradient_checkpointing:
+        return "off"
+    if training.activation_offloading:
+        return "offloaded"
+    return "every layer" if training.gradient_checkpointing_interval == 1 else "every second layer"
 
 
 @dataclass(frozen=True)
@@ -50,6 +99,51 @@ class Rule:
 
 
 RULES = (
+    Rule(
+        "quantization",
+        "quantised weights cannot be trained, only an adapter beside them",
+        "set method: qlora, or take quantization out",
+        lambda c: c.quantization != "none" and c.method != "qlora",
+    ),
+    Rule(
+        "training.precision",
+        "TF32 is a way in which NVIDIA GPUs multiply",
+        "use auto or fp32",
+        lambda c: c.precision == "tf32",
+        hardware="GPU",
+    ),
+    Rule(
+        "training.activation_offloading",
+        "activations are in CPU memory as they are",
+        "set it to false",
+        lambda c: c.activation_checkpointing == "offloaded",
+        hardware="GPU",
+    ),
+    Rule(
+        "optimizer.name",
+        "ZeRO shows an optimizer flattened parts of the weights, and this one needs them whole",
+        "use adamw, sgd or lion, or distributed.strategy ddp",
+        lambda c: c.strategy in ZERO and not c.optimizer_fact("ELEMENTWISE"),
+    ),
+    Rule(
+        "optimizer.name",
+        "ZeRO moves the optimizer's states to the CPU by itself",
+        "use adamw with distributed.offload_optimizer: cpu",
+        lambda c: c.strategy in ZERO and c.optimizer_fact("NEEDS_GPU"),
+    ),
+    Rule(
+        "optimizer.name",
+        "its states are paged by CUDA",
+        "use adamw, or adamw_8bit for smaller states",
+        lambda c: c.optimizer_fact("NEEDS_GPU"),
+        hardware="GPU",
+    ),
+    Rule(
+        "distributed.strategy",
+        "PEFT reads single rows of a matrix past ZeRO's sharding of it",
+        "use zero2, or take out tokenizer.add_tokens and adapter.trainable_tokens",
+        lambda c: c.strategy == "zero3" and c.trains_rows and c.method != "full",
+    ),
     Rule(
         "distributed.strategy",
         "fsdp2 shards what zero3 shards, and checkpoints, exports and resuming are proven for zero3 alone",
@@ -81,18 +175,30 @@ RULES = (
         lambda c: c.zero_plus_plus and c.strategy != "zero3",
     ),
     Rule(
+        "training.precision",
+        "DeepSpeed scales the loss by the type of what is trained, which is fp32 under zero3, so small gradients vanish",
+        "use bf16 or fp32, or distributed.strategy zero2",
+        lambda c: c.precision == "fp16" and c.strategy == "zero3",
+    ),
+    Rule(
+        "distributed.zero_quantized_weights",
+        "DeepSpeed sends weights as 8-bit numbers only where nothing is computed under autocast",
+        "set method: full and model.dtype: bf16, or training.precision: fp32, or take it out",
+        lambda c: c.zero_quantized_weights and c.precision == "bf16" and not c.bf16_weights,
+    ),
+    Rule(
         "distributed.zero_quantized_weights",
         "ZeRO++ quantises in CUDA kernels",
         "take zero_quantized_weights and zero_quantized_gradients out",
         lambda c: c.zero_plus_plus,
-        hardware="a CUDA GPU",
+        hardware="GPU",
     ),
     Rule(
         "distributed.offload_optimizer",
-        "reading from NVMe wants libaio and a GPU to wait for it",
+        "DeepSpeed reads from NVMe while a GPU computes",
         "use cpu or none",
         lambda c: "nvme" in (c.offload_optimizer, c.offload_param),
-        hardware="a CUDA GPU and a local disk",
+        hardware="GPU",
     ),
 )
 

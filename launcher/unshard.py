@@ -22,11 +22,7 @@ def on_rank_zero(run: Run) -> Any:
     if not run.plan.shards_weights:
         return run.model
     _, logits = reference(run.model, run.held_out())
-    live = {
-        name: proof.fingerprint(value)
-        for name, value in run.engine.weights(run.model, trained_only=False)
-        if value is not None
-    }
+    live = {name: proof.fingerprint(value) for name, value in run.engine.weights(run.model) if value is not None}
     model = problem = None
     if run.engine.is_main:
         try:

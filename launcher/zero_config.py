@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import RecipeError
+from launcher.precision import GROWTH_INTERVAL, INITIAL_SCALE_POWER
 from launcher.recipe import Recipe
 from launcher.section import plain
 
@@ -29,6 +30,8 @@ DECIDED_BY = {
     "gradient_clipping": "training.max_grad_norm",
     "bf16.enabled": "training.precision and model.dtype",
     "fp16.enabled": "training.precision",
+    "fp16.loss_scale": "training.precision (the scale follows the gradients)",
+    "fp16.min_loss_scale": "training.precision (below 1 the run ends)",
     "torch_autocast.enabled": "training.precision",
     "torch_autocast.dtype": "training.precision",
     "train_batch_size": "training.global_batch_size (the launcher accumulates by itself)",
@@ -49,6 +52,12 @@ TAKEN = {
     "autotuning": "training",
     "curriculum_learning": "data",
     "data_efficiency": "data",
+}
+# What a key says that we leave out: switched off.
+UNSET = {
+    "zero_optimization.offload_optimizer.device": "none",
+    "zero_optimization.offload_param.device": "none",
+    "zero_optimization.zero_hpz_partition_size": 1,
 }
 MAX_BUCKET = 200_000_000  # elements of one collective
 MAX_SUB_GROUP = 1_000_000_000  # parameters that one pass of the optimizer updates
@@ -87,7 +96,8 @@ def make(
 
 
 def _offload(recipe: Recipe) -> dict[str, Any]:
-    section, made = recipe.distributed, {}
+    section = recipe.distributed
+    made: dict[str, dict[str, Any]] = {}
     for name, device in (("offload_optimizer", section.offload_optimizer), ("offload_param", section.offload_param)):
         if device != "none":
             made[name] = {"device": device, "pin_memory": True}
@@ -99,14 +109,18 @@ def _offload(recipe: Recipe) -> dict[str, Any]:
 def _plus_plus(recipe: Recipe) -> dict[str, Any]:
     """ZeRO++ (Wang et al., arXiv:2306.10209)."""
     section = recipe.distributed
-    named = ("zero_quantized_weights", "zero_quantized_gradients", "zero_hpz_partition_size")
-    return {name: value for name in named if (value := getattr(section, name)) not in (False, 1)}
+    made = {
+        "zero_quantized_weights": section.zero_quantized_weights,
+        "zero_quantized_gradients": section.zero_quantized_gradients,
+        "zero_hpz_partition_size": section.zero_hpz_partition_size if section.zero_hpz_partition_size > 1 else None,
+    }
+    return {name: value for name, value in made.items() if value}
 
 
 def _sizes(strategy: str, shape: Shape) -> dict[str, Any]:
     """Buckets as large as is useful: DeepSpeed allocates them whole, however little is trained."""
     trainable = shape.trainable or MAX_SUB_GROUP
-    bucket = min(trainable, MAX_BUCKET)
+    bucket = min(trainable + trainable % 2, MAX_BUCKET)  # DeepSpeed asserts that it is even
     sizes = {"reduce_bucket_size": bucket}
     if strategy != "zero3":
         return sizes | {"allgather_bucket_size": bucket}
@@ -121,7 +135,8 @@ def _sizes(strategy: str, shape: Shape) -> dict[str, Any]:
 def _precision(precision: str, trains_bf16: bool) -> dict[str, Any]:
     """bf16 weights that are trained get fp32 masters from DeepSpeed; fp32 weights are multiplied in bf16 under autocast."""
     if precision == "fp16":
-        return {"fp16": {"enabled": True, "loss_scale": 0, "initial_scale_power": 16}}
+        scale = {"initial_scale_power": INITIAL_SCALE_POWER, "loss_scale_window": GROWTH_INTERVAL, "hysteresis": 1}
+        return {"fp16": {"enabled": True, "loss_scale": 0} | scale}
     if trains_bf16:
         return {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
     if precision == "bf16":
@@ -151,7 +166,7 @@ def _merged(ours: dict[str, Any], users: Mapping[str, Any], recipe: Recipe) -> d
         decided, mine = DECIDED_BY.get(key), _at(ours, key)
         if value == "auto" or key.split(".")[0] in TAKEN:
             continue
-        if decided and not _same(value, mine):
+        if decided and value != mine and not (mine is None and value == UNSET.get(key, False)):
             wrong.append(f"{key} is {json.dumps(value)} there, and {json.dumps(mine)} after {decided}")
     if wrong:
         raise RecipeError(
@@ -160,11 +175,6 @@ def _merged(ours: dict[str, Any], users: Mapping[str, Any], recipe: Recipe) -> d
             fix="take these keys out of it, or write auto",
         )
     return _laid_over(ours, users)
-
-
-def _same(value: Any, mine: Any) -> bool:
-    """Left out by us and switched off by the user is the same."""
-    return value == mine or (mine is None and value in (False, None, "none", 0, 1))
 
 
 def _laid_over(ours: Mapping[str, Any], users: Mapping[str, Any]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ method: lora
 model: {name_or_path: owner/model}
 data: {train: [{path: rows.jsonl}], eval: [{path: rows.jsonl}]}
 """  # what a case appends begins on line 5
+QLORA = GOOD.replace("lora", "qlora")
 
 DATA_FILES = {
     "rows.jsonl": '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n',
@@ -142,13 +143,13 @@ BROKEN = [
         "option of another optimizer",
         GOOD + "optimizer: {momentum: 0.9}\n",
         "5:13",
-        "optimizer.momentum is not an option of adamw; it is one of sgd (optimizer.name)",
+        "optimizer.momentum is not an option of adamw; it is one of muon, sgd (optimizer.name)",
     ),
     Case(
         "adapter key under full",
         GOOD.replace("lora", "full") + "adapter: {r: 8}\n",
         "5:11",
-        "adapter.r is not an option of full; it is one of lora (method)",
+        "adapter.r is not an option of full; it is one of lora, qlora",
     ),
     Case(
         "nothing like it",
@@ -323,10 +324,10 @@ BROKEN = [
     Case("future format", GOOD + "schema_version: 2\n", "5:17", "schema_version: must be 1, not 2"),
     # parts
     Case(
-        "qlora",
-        GOOD.replace("lora", "qlora"),
+        "method",
+        GOOD.replace("lora", "qlroa"),
         "2:9",
-        "method: the method qlora is not available in this version; did you mean lora? available: full, lora",
+        "method: the method qlroa is not available in this version; did you mean qlora?",
     ),
     Case(
         "task",
@@ -372,13 +373,68 @@ BROKEN = [
         "quantized lora",
         GOOD + "quantization: {bits: 4}\n",
         "5:1",
-        "quantization: needs method: qlora, and this is method: lora",
+        "quantization: quantised weights cannot be trained, only an adapter beside them; set method: qlora",
     ),
+    Case(
+        "int8 in four bits",
+        QLORA + "quantization: {quant_type: int8}\n",
+        "5:16",
+        "quantization.quant_type: int8 has 8 bits, and quantization.bits is 4; leave one of them out",
+    ),
+    Case(
+        "nf4 in eight bits",
+        QLORA + "quantization: {bits: 8, quant_type: nf4}\n",
+        "5:25",
+        "quantization.quant_type: nf4 has 4 bits, and quantization.bits is 8; leave one of them out",
+    ),
+    Case(
+        "scales of int8",
+        QLORA + "quantization: {bits: 8, double_quant: true}\n",
+        "5:25",
+        "quantization.double_quant: is for bits: 4",
+    ),
+    Case(
+        "compute dtype of int8",
+        QLORA + "quantization: {bits: 8, compute_dtype: bfloat16}\n",
+        "5:25",
+        "quantization.compute_dtype: is for bits: 4",
+    ),
+    Case("three bits", QLORA + "quantization: {bits: 3}\n", "5:22", "quantization.bits: must be one of 4, 8, not 3"),
     Case(
         "merge under full",
         GOOD.replace("lora", "full") + "export: {merge: true}\n",
         "5:10",
         "export.merge: there is no adapter to merge",
+    ),
+    Case(
+        "interval of nothing",
+        GOOD + "training: {gradient_checkpointing_interval: 2}\n",
+        "5:12",
+        "training.gradient_checkpointing_interval: needs training.gradient_checkpointing: true",
+    ),
+    Case(
+        "offloading all",
+        GOOD + "training: {activation_offloading: true}\n",
+        "5:12",
+        "training.activation_offloading: needs training.gradient_checkpointing: true; without it",
+    ),
+    Case(
+        "fp16 trained",
+        GOOD.replace("method: lora", "method: full").replace("owner/model", "owner/model, dtype: fp16"),
+        "3:36",
+        "model.dtype: fp16 weights cannot be trained",
+    ),
+    Case(
+        "bf16 in fp32",
+        GOOD.replace("owner/model", "owner/model, dtype: bf16") + "training: {precision: fp32}\n",
+        "3:36",
+        "model.dtype: bf16 weights compute in bf16, not in training.precision: fp32",
+    ),
+    Case(
+        "fp16 in bf16",
+        GOOD.replace("owner/model", "owner/model, dtype: fp16") + "training: {precision: bf16}\n",
+        "3:36",
+        "model.dtype: fp16 weights would be converted to bf16",
     ),
     Case(
         "three batch numbers",

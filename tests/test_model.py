@@ -12,8 +12,8 @@ from launcher.errors import EnvironmentProblem, RecipeError
 TASK = parts.load_whole("tasks", "causal_lm")
 
 
-def load(loaded: recipe.Recipe, checkpointing: bool = False):
-    return model.load(loaded, TASK, "fp32", model.load_tokenizer(loaded), checkpointing)
+def load(loaded: recipe.Recipe):
+    return model.load(loaded, TASK, "fp32", model.load_tokenizer(loaded))
 
 
 def test_a_model_that_is_nowhere_is_said_in_one_line(recipe: Path, capsys) -> None:
@@ -46,17 +46,6 @@ def test_a_model_from_a_mapping_and_from_a_file_are_the_same(recipe: Path, tmp_p
     assert made[0].config.to_dict() == made[1].config.to_dict()
     with pytest.raises(RecipeError, match="no valid"):
         load(_recipe(recipe, *shared, "model.init={model_type: llmaa}"))
-
-
-def test_added_tokens_get_rows_of_their_own(recipe: Path) -> None:
-    words = [f"tokenizer.add_tokens=[{', '.join(f'new{i}' for i in range(20))}]"]
-    tokens = len(model.load_tokenizer(_recipe(recipe, *words)))
-    assert tokens > 32
-    full = load(_recipe(recipe, *words, "method=full", "adapter=null"))
-    assert full.get_input_embeddings().weight.shape[0] == tokens
-    with pytest.raises(RecipeError, match=f"{tokens} tokens, the model 32 embedding rows"):
-        load(_recipe(recipe, *words))
-    assert load(_recipe(recipe, *words, "adapter.modules_to_save=[embed_tokens, lm_head]")) is not None
 
 
 def test_targets_that_match_nothing_are_named(recipe: Path) -> None:

@@ -9,10 +9,11 @@ import tiny
 from launcher import plan, recipe
 from launcher.__main__ import main
 from launcher.errors import RecipeError
-from launcher.plan import ModelFacts
+from launcher.model_facts import ModelFacts, Weight
 from launcher.world import World
 
-FACTS = ModelFacts("Tiny", 1000, 100, 64, False, "fused", "auto: plain linear head", "here")
+WEIGHTS = (Weight((10, 8), True, hidden=True), Weight((20,), True, group=1), Weight((900,), False))
+FACTS = ModelFacts("Tiny", 1000, 100, 64, False, "fused", "auto: plain linear head", "here", weights=WEIGHTS)
 
 
 def make(path: Path, *overrides: str, world: World | None = None, facts: ModelFacts = FACTS) -> plan.Plan:
@@ -102,8 +103,8 @@ def test_precision_follows_the_hardware(bare: Path, world: World, asked: str, ex
 
 
 def test_what_cannot_be_is_refused(bare: Path) -> None:
-    with pytest.raises(RecipeError, match="fp16 needs a GPU"):
-        make(bare, "training.precision=fp16")
+    with pytest.raises(RecipeError, match="TF32 is a way in which NVIDIA GPUs multiply, and there is no GPU"):
+        make(bare, "training.precision=tf32")
     with pytest.raises(RecipeError, match="strategy none trains one process"):
         make(bare, "distributed.strategy=none", world=World(1, 2))
     with pytest.raises(RecipeError, match="128 is more than the 64 positions"):
@@ -130,3 +131,15 @@ def test_bytes_are_parameters_times_their_size(bare: Path) -> None:
     assert (lora.gradient_bytes_per_rank, lora.optimizer_bytes_per_rank) == (400, 800)
     sgd = make(bare, "optimizer.name=sgd", "optimizer.momentum=0.9")
     assert sgd.optimizer_bytes_per_rank == 400
+    muon = make(bare, "optimizer.name=muon")
+    assert muon.optimizer_bytes_per_rank == 80 * 4 + 20 * 8
+
+
+@pytest.mark.parametrize("name", ["paged_adamw", "paged_adamw_8bit"])
+def test_an_optimizer_for_gpus_is_refused_on_a_cpu(bare: Path, name: str) -> None:
+    with pytest.raises(
+        RecipeError,
+        match="command line: optimizer.name: its states are paged by CUDA, and there is no GPU; use adamw",
+    ):
+        make(bare, f"optimizer.name={name}")
+    assert make(bare, f"optimizer.name={name}", world=World(device="cuda", bf16=True)).optimizer_bytes_per_rank == 800

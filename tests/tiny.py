@@ -6,9 +6,18 @@ import os
 import random
 import socket
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+# What every run imports: once for all ranks that are forked from one server.
+PRELOAD = [
+    "launcher.story",
+    "launcher.restore",
+    "launcher.report",
+    "transformers.models.llama.modeling_llama",
+    "peft",
+]
 WORDS = [
     "the",
     "a",
@@ -53,10 +62,10 @@ logging: {logging_steps: 1, trackers: [jsonl]}
 """
 
 
-def make(folder: Path) -> Path:
+def make(folder: Path, **shape: Any) -> Path:
     """Write model/, train.jsonl, eval.jsonl and tiny.yaml; returns the recipe. The same bytes every time."""
     save_tokenizer(folder / "model")
-    save_model(folder / "model")
+    save_model(folder / "model", **shape)
     chance = random.Random(0)
     for name, number in (("train", 22), ("eval", 5)):
         rows = [json.dumps({"messages": _conversation(chance)}) for _ in range(number)]
@@ -89,9 +98,8 @@ def save_model(folder: Path, **changes: Any) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
     shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    shape |= {"num_key_value_heads": 2, "vocab_size": 32}
     config = LlamaConfig(
-        vocab_size=32,
-        num_key_value_heads=2,
         max_position_embeddings=64,
         bos_token_id=None,
         eos_token_id=1,
@@ -116,7 +124,12 @@ def losses(folder: Path, name: str = "train/loss") -> dict[int, float]:
     return {line["step"]: line[name] for line in lines if name in line}
 
 
-PRELOAD = ["launcher.story", "launcher.restore", "launcher.report"]  # what a fork of the server need not import again
+def wait_for_step(folder: Path, step: int, seconds: float = 60) -> None:
+    """Until a run that another process trains has logged a step."""
+    deadline = time.monotonic() + seconds
+    while not ((folder / "metrics.jsonl").exists() and max(losses(folder), default=0) >= step):
+        assert time.monotonic() < deadline, f"{folder} has not come to step {step}"
+        time.sleep(0.01)
 
 
 class Ranks:

@@ -8,18 +8,18 @@ What differs between strategies stands in `replicated` (none, ddp) and `zero` (z
 import math
 import os
 import resource
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
 from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed as dist
 
+# Where DeepSpeed is installed, other libraries import it, and it complains that it finds no GPU.
 if not torch.cuda.is_available():
-    os.environ.setdefault(
-        "DS_ACCELERATOR", "cpu"
-    )  # where DeepSpeed is installed, others import it, and it says that it finds no GPU
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
 from accelerate.state import AcceleratorState
 from torch import Tensor
@@ -27,19 +27,18 @@ from torch import Tensor
 from launcher.engine.replicated import OptimizerState, Replicated
 from launcher.engine.zero import Zero
 from launcher.errors import NonFiniteError
+from launcher.loss_scale import LossScale, ZeroLossScale
 from launcher.losses import Loss
 from launcher.plan import Plan
-from launcher.shards import full_shape
-from launcher.world import World
+from launcher.world import World, launched
 
 
 def world() -> World:
     """The world this process was started into, from torchrun's variables and the hardware."""
-    size = int(os.environ.get("WORLD_SIZE", "1"))
-    local = int(os.environ.get("LOCAL_WORLD_SIZE", size))
+    nodes, per_node = launched(os.environ)
     on_gpu = torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "false").lower() not in ("1", "true")
-    has_bf16 = torch.cuda.is_bf16_supported() if on_gpu else torch.cpu._is_amx_tile_supported()
-    return World(size // local, local, "cuda" if on_gpu else "cpu", has_bf16)
+    has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else torch.cpu._is_amx_tile_supported()
+    return World(nodes, per_node, "cuda" if on_gpu else "cpu", has_bf16)
 
 
 class Engine:
@@ -48,6 +47,7 @@ class Engine:
     def __init__(self, plan: Plan):
         torch.set_num_threads(_threads(plan))
         torch.set_float32_matmul_precision("high" if plan.precision == "tf32" else "highest")
+        torch.backends.cudnn.allow_tf32 = plan.precision == "tf32"  # convolutions would take it by default
         self._strategy = Replicated(plan) if plan.deepspeed is None else Zero(plan)
         self.plan = plan
         self.device: torch.device = self._strategy.accelerator.device
@@ -56,7 +56,8 @@ class Engine:
         if self.world_size != plan.world_size:
             raise AssertionError(f"planned for {plan.world_size} processes, started with {self.world_size}")
         # Counts, votes and messages travel over gloo, so that a GPU need not be waited for.
-        self._group = dist.new_group(backend="gloo") if self.world_size > 1 else None
+        patience = timedelta(minutes=plan.timeout_minutes)
+        self._group = dist.new_group(backend="gloo", timeout=patience) if self.world_size > 1 else None
 
     @property
     def is_main(self) -> bool:
@@ -66,6 +67,11 @@ class Engine:
     def in_step(self) -> bool:
         """Whether all ranks must make equally many forward passes, since weights are gathered in them."""
         return self._strategy.in_step and self.world_size > 1
+
+    @property
+    def loss_scale(self) -> LossScale | ZeroLossScale | None:
+        """Of fp16."""
+        return self._strategy.loss_scale
 
     def creating(self) -> AbstractContextManager[None]:
         """Around the creation of the base model: where weights are sharded, no rank ever holds all of them."""
@@ -101,7 +107,10 @@ class Engine:
         return loss
 
     def step(self) -> float:
-        """Clip, update, clear; returns the gradient norm before clipping. After a NaN the run ends, and nothing is saved."""
+        """Clip, update, clear; returns the gradient norm before clipping. After a NaN the run ends, and nothing is saved.
+
+        With fp16 a norm that is not finite is returned: that step changed nothing, see `loss_scale`.
+        """
         return self._strategy.step(self._insist_finite)
 
     def _insist_finite(self, norm: float) -> None:
@@ -112,7 +121,7 @@ class Engine:
 
     def set_learning_rate(self, learning_rate: float) -> None:
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group.get("lr_scale", 1.0)
 
     def evaluate(self, batch: Mapping[str, torch.Tensor]) -> Loss:
         """The loss without gradients. Goes past the wrapper, so ranks need not stay in step."""
@@ -162,14 +171,14 @@ class Engine:
 
     # --- what is saved and loaded: collective, one tensor at a time, on rank zero alone ---------------------------------
 
-    def weights(self, model: Any, trained_only: bool) -> Iterator[tuple[str, Tensor | None]]:
+    def weights(self, model: Any, only: Collection[str] | None = None) -> Iterator[tuple[str, Tensor | None]]:
         """(name, value on the CPU) of each parameter and buffer of the model's state; the value is None but on rank zero.
 
         Of tensors that share memory, only the first. Every rank must go through all of them.
         """
         seen: set[int] = set()
         for name, tensor in model.state_dict(keep_vars=True).items():
-            if id(tensor) in seen or not torch.is_tensor(tensor) or (trained_only and not tensor.requires_grad):
+            if id(tensor) in seen or not torch.is_tensor(tensor) or (only is not None and name not in only):
                 continue
             seen.add(id(tensor))
             value = self._strategy.read(tensor)
@@ -203,11 +212,11 @@ class Engine:
         self._strategy.load_optimizer_states(states)
 
     def scaler_state(self) -> dict[str, Any] | None:
-        return self._strategy.scaler_state()
+        return self.loss_scale.state() if self.loss_scale is not None else None
 
     def load_scaler_state(self, state: dict[str, Any] | None) -> None:
-        if state:
-            self._strategy.load_scaler_state(state)
+        if state and self.loss_scale is not None:
+            self.loss_scale.load(state)
 
     def close(self) -> None:
         """Leave the process group, and make room for another engine in this process (Accelerate keeps its state globally)."""
@@ -215,16 +224,6 @@ class Engine:
         if dist.is_initialized():
             dist.destroy_process_group()
         AcceleratorState._reset_state(reset_partial_state=True)
-
-
-def param_groups(objective: torch.nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    """Two groups: weights that decay, and norms and biases (every tensor of less than two dimensions) that do not."""
-    trained: Sequence[torch.nn.Parameter] = [p for p in objective.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in trained if len(full_shape(p)) >= 2], "weight_decay": weight_decay},
-        {"params": [p for p in trained if len(full_shape(p)) < 2], "weight_decay": 0.0},
-    ]
-    return [group for group in groups if group["params"]]
 
 
 def _threads(plan: Plan) -> int:

@@ -11,6 +11,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 from torch import Tensor, nn
 
+from launcher.loss_scale import LossScale
 from launcher.plan import Plan
 
 OptimizerState = tuple[str, str, Tensor]  # name of the parameter, name of the state, value
@@ -33,6 +34,9 @@ class Replicated:
                 DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
             ],
         )
+        self.loss_scale = LossScale(self.accelerator.device, plan.world_size) if plan.precision == "fp16" else None
+        if self.loss_scale is not None:  # on a CPU, Accelerate would train in fp32 and not say so
+            self.accelerator.native_amp, self.accelerator.scaler = True, self.loss_scale.scaler
 
     def creating(self) -> AbstractContextManager[None]:
         """Around the creation of the base model."""
@@ -62,6 +66,8 @@ class Replicated:
         insist_finite(norm)
         self._optimizer.step()
         self._optimizer.zero_grad()
+        if self.loss_scale is not None:
+            self.loss_scale.after_step(norm)
         return norm
 
     def read(self, tensor: Tensor) -> Tensor:
@@ -74,37 +80,46 @@ class Replicated:
 
     def gradients(self) -> Iterator[Gradient]:
         """Of each trained parameter, after the last backward pass of a step and before the step."""
-        scale = self.accelerator.scaler.get_scale() if self.accelerator.scaler is not None else 1.0
+        scale = self.loss_scale.scaler.get_scale() if self.loss_scale is not None else 1.0
         for name, parameter in self.objective.named_parameters():
             if parameter.requires_grad:
                 yield name, None if parameter.grad is None else parameter.grad / scale
 
     def optimizer_states(self) -> Iterator[OptimizerState]:
-        names = names_by_index(self.objective, self.optimizer)
-        for index, states in self.optimizer.state_dict()["state"].items():
+        names = {id(parameter): name for name, parameter in self.objective.named_parameters()}
+        for parameter, states in self.optimizer.state.items():
             for key, value in states.items():
                 if value is not None:
-                    yield names[index], key, torch.as_tensor(value)
+                    yield names[id(parameter)], key, as_tensor(value)
 
     def load_optimizer_states(self, states: Mapping[str, Mapping[str, Tensor]]) -> None:
         """`states`: parameter -> state -> value, for every parameter that is trained."""
-        names = names_by_index(self.objective, self.optimizer)
-        state = {index: dict(states[name]) for index, name in names.items() if states}
-        self.optimizer.load_state_dict({"state": state, "param_groups": self.optimizer.state_dict()["param_groups"]})
-
-    def scaler_state(self) -> dict[str, Any] | None:
-        return self.accelerator.scaler.state_dict() if self.accelerator.scaler is not None else None
-
-    def load_scaler_state(self, state: dict[str, Any]) -> None:
-        if self.accelerator.scaler is not None:
-            self.accelerator.scaler.load_state_dict(state)
+        names = {id(parameter): name for name, parameter in self.objective.named_parameters()}
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        saved = [{key: as_state(value) for key, value in states[names[id(p)]].items()} for p in parameters if states]
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": dict(enumerate(saved)), "param_groups": groups})
+        for parameter, state in zip(parameters, saved, strict=bool(states)):
+            _undo_casts(self.optimizer.state[parameter], state)
 
     def close(self) -> None:
         """Nothing outlives the process group."""
 
 
-def names_by_index(objective: nn.Module, optimizer: torch.optim.Optimizer) -> dict[int, str]:
-    """The optimizer's running number of each parameter -> its name in the objective."""
-    names = {id(parameter): name for name, parameter in objective.named_parameters()}
-    parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    return {index: names[id(parameter)] for index, parameter in enumerate(parameters)}
+def as_tensor(value: Any) -> Tensor:
+    """A state of an optimizer for a file. Plain numbers become int64 and fp64, which no single tensor of a state is."""
+    if torch.is_tensor(value):
+        return value
+    return torch.tensor(value, dtype=torch.int64 if isinstance(value, int) else torch.float64)
+
+
+def as_state(tensor: Tensor) -> Any:
+    """What `as_tensor` was given."""
+    return tensor.item() if tensor.ndim == 0 and tensor.dtype in (torch.int64, torch.float64) else tensor
+
+
+def _undo_casts(loaded: dict[str, Any], saved: Mapping[str, Any]) -> None:
+    """PyTorch gives a state the type of its parameter; some optimizers keep fp32 beside bf16."""
+    for key, value in saved.items():
+        if torch.is_tensor(value) and loaded[key].dtype != value.dtype:
+            loaded[key] = value.to(loaded[key].device)

@@ -12,7 +12,6 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
-from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -20,8 +19,9 @@ from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs
 from torch import Tensor, nn
 
-from launcher.engine.replicated import Gradient, OptimizerState
+from launcher.engine.replicated import Gradient, OptimizerState, as_state, as_tensor
 from launcher.errors import EnvironmentProblem
+from launcher.loss_scale import ZeroLossScale
 from launcher.plan import Plan
 from launcher.shards import full_shape
 
@@ -41,10 +41,10 @@ class Zero:
         assert plan.deepspeed is not None
         self.plan, self.stage = plan, plan.deepspeed["zero_optimization"]["stage"]
         self.in_step = self.stage == 3  # every forward pass gathers weights, so all ranks must make as many
+        self.loss_scale: ZeroLossScale | None = None
         _set_environment(plan.device)
-        backend = (
-            "gloo" if plan.device == "cpu" else "nccl"
-        )  # on a CPU, Accelerate sees a single process unless it is asked for
+        # On a CPU, Accelerate sees a single process unless the backend is asked for.
+        backend = "gloo" if plan.device == "cpu" else "nccl"
         self.accelerator = Accelerator(
             deepspeed_plugin=DeepSpeedPlugin(hf_ds_config=copy.deepcopy(plan.deepspeed), zero3_init_flag=False),
             gradient_accumulation_steps=1,
@@ -52,14 +52,15 @@ class Zero:
                 InitProcessGroupKwargs(backend=backend, timeout=timedelta(minutes=plan.timeout_minutes)),
             ],
         )
+        _forget_configuration()  # Accelerate would have transformers shard every model from now on
 
     @contextmanager
     def creating(self) -> Iterator[None]:
         """Around the creation of the base model: under zero3 a rank keeps its part of a weight as soon as there is one."""
-        if self.stage < 3:
+        if self.stage < 3 or self.plan.quantization is not None:  # DeepSpeed takes quantised weights apart in `prepare`
             yield
             return
-        from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
+        from transformers.integrations.deepspeed import HfDeepSpeedConfig
 
         config = copy.deepcopy(self.plan.deepspeed)
         for name in ("bf16", "fp16"):  # here they name the type of the parts; what is trained in fp32 stays in fp32
@@ -68,7 +69,7 @@ class Zero:
         try:
             yield
         finally:
-            unset_hf_deepspeed_config()
+            _forget_configuration()
             del kept
 
     def prepare(self, objective: nn.Module, optimizer: torch.optim.Optimizer) -> nn.Module:
@@ -79,14 +80,15 @@ class Zero:
         if self.stage == 3:
             for module in _leaf_modules(objective, self.plan.zero_leaf_modules):
                 set_z3_leaf_module(module, True)
+            # DeepSpeed finds them at their first use otherwise, in the middle of the pass that it records.
             for parameter in objective.borrowed():
-                register_external_parameter(
-                    objective, parameter
-                )  # at first use would be in the middle of a recorded pass
+                register_external_parameter(objective, parameter)
         self._wrapped, _ = self.accelerator.prepare(objective, optimizer)
         if type(self._wrapped).__name__ != "DeepSpeedEngine" or self._wrapped.zero_optimization_stage() != self.stage:
             raise AssertionError(f"strategy {self.plan.strategy} gave a {type(self._wrapped).__name__}")
         self._sharded = self._wrapped.optimizer
+        if self.plan.precision == "fp16":
+            self.loss_scale = ZeroLossScale(self._sharded.loss_scaler, self.plan.world_size)
         return self._wrapped
 
     def autocast(self) -> AbstractContextManager[None]:
@@ -104,8 +106,10 @@ class Zero:
     def step(self, insist_finite: Callable[[float], None]) -> float:
         """DeepSpeed clips and updates at once; after a norm that is not finite, the run ends before anything is saved."""
         self._wrapped.step()
-        norm = float(self._wrapped.get_global_grad_norm())
+        norm = float(self._wrapped.get_global_grad_norm())  # infinite where fp16 skipped
         insist_finite(norm)
+        if self.loss_scale is not None:
+            self.loss_scale.after_step(norm)
         return norm
 
     def read(self, tensor: Tensor) -> Tensor:
@@ -139,8 +143,7 @@ class Zero:
         """Gathers the gradient of one parameter after the other; all ranks must come along."""
         from deepspeed.utils import safe_get_full_grad
 
-        scaler = getattr(self._sharded, "loss_scaler", None)
-        scale = scaler.cur_scale if scaler else 1.0
+        scale = self.loss_scale.scaler.cur_scale if self.loss_scale is not None else 1.0
         for name, parameter in self._trained():
             gradient = safe_get_full_grad(parameter)
             yield name, None if gradient is None else gradient / scale
@@ -175,14 +178,6 @@ class Zero:
                 elif value.shape == full_shape(parameter):
                     safe_set_full_optimizer_state(parameter, value.to(self.accelerator.device), key)
 
-    def scaler_state(self) -> dict[str, Any] | None:
-        scaler = getattr(self._sharded, "loss_scaler", None)
-        return {"cur_scale": scaler.cur_scale, "cur_iter": scaler.cur_iter} if scaler and scaler.dynamic else None
-
-    def load_scaler_state(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            setattr(self._sharded.loss_scaler, name, value)
-
     def close(self) -> None:
         """Make room for another engine in this process: DeepSpeed keeps process groups and precision in globals."""
         from deepspeed.comm import comm
@@ -212,7 +207,7 @@ class Zero:
         short: dict[str, Tensor] = {}
         for part in self._flat_parts():
             for key, value in self.optimizer.state.get(part, {}).items():
-                value = torch.as_tensor(value)
+                value = as_tensor(value)
                 if value.numel() == 1 and part.numel() > 1:
                     short[key] = value
                 elif value.shape == part.shape:
@@ -227,7 +222,7 @@ class Zero:
             for key, value in example.items():
                 if key != MASTER:
                     is_long = value.shape == shape
-                    made = torch.zeros_like(part, dtype=value.dtype) if is_long else value.clone()
+                    made = torch.zeros_like(part, dtype=value.dtype) if is_long else as_state(value.clone())
                     self.optimizer.state[part][key] = made
         self._link_states()
 
@@ -236,6 +231,12 @@ class Zero:
         if self.stage < 3:
             self._sharded._hp_optimizer_states_linked = False
             self._sharded._lazy_init_hp_params_optimizer_state()
+
+
+def _forget_configuration() -> None:
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()
 
 
 def _parts(value: Tensor, part: Tensor) -> list[Tensor]:
@@ -257,13 +258,10 @@ def _set_environment(device: str) -> None:
             f"distributed.strategy asks for ZeRO, and DeepSpeed cannot be imported: {error}",
             fix="pip install 'finetune-launcher[deepspeed]'",
         ) from error
-    ops.__compatible_ops__["deepspeed_shm_comm"] = (
-        False  # a minute of C++ compilation, for a faster all-reduce within one host
-    )
+    # On a CPU it would compile C++ for a minute, to exchange faster within one host.
+    ops.__compatible_ops__["deepspeed_shm_comm"] = False
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-    warnings.filterwarnings(
-        "ignore", message=".*_tensor` is deprecated", category=FutureWarning
-    )  # DeepSpeed's collectives
+    warnings.filterwarnings("ignore", message=".*_tensor` is deprecated", category=FutureWarning)  # its collectives
     if "RANK" not in os.environ:  # a single process has a process group, too
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))

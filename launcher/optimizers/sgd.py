@@ -1,10 +1,13 @@
 """Stochastic gradient descent, with momentum if asked for."""
 
+from math import prod
 from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
 from launcher.schema import Section
+
+ELEMENTWISE = True
 
 
 class Config(Section):
@@ -28,6 +31,17 @@ class Config(Section):
 def build(param_groups: list[dict[str, Any]], config: Config) -> Any:
     import torch
 
+    # On a CPU the fused kernel of torch 2.13 loses the momentum of bf16 parameters.
+    fused = all(parameter.dtype == torch.float32 for group in param_groups for parameter in group["params"])
     return torch.optim.SGD(
-        param_groups, lr=config.learning_rate, momentum=config.momentum, nesterov=config.nesterov, fused=True
+        param_groups,
+        lr=config.learning_rate,
+        momentum=config.momentum,
+        nesterov=config.nesterov,
+        fused=fused or None,
     )
+
+
+def state_bytes(config: Config, shape: tuple[int, ...], item_bytes: int, hidden: bool) -> int:
+    """The momentum, of the parameter's own type, if there is one."""
+    return prod(shape) * item_bytes if config.momentum else 0

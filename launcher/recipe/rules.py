@@ -74,8 +74,6 @@ def _model(recipe: Sections) -> Iterator[Finding]:
 
 
 def _method(recipe: Sections) -> Iterator[Finding]:
-    if recipe.quantization is not None and recipe.method != "qlora":
-        yield "quantization", f"needs method: qlora, and this is method: {recipe.method}"
     from_scratch = recipe.model.init is not None and recipe.model.name_or_path is None
     if from_scratch and recipe.method != "full" and recipe.tokenizer.name_or_path is not None:
         yield "model.init", f"random weights are nothing to adapt; use method: full (this is method: {recipe.method})"
@@ -83,9 +81,59 @@ def _method(recipe: Sections) -> Iterator[Finding]:
         yield "export.merge", "there is no adapter to merge under method: full"
 
 
+def _quantization(recipe: Sections) -> Iterator[Finding]:
+    section = recipe.quantization
+    if section is None:
+        return
+    if section.quant_type is not None and (section.quant_type == "int8") != (section.bits == 8):
+        has = 8 if section.quant_type == "int8" else 4
+        yield (
+            "quantization.quant_type",
+            f"{section.quant_type} has {has} bits, and quantization.bits is {section.bits}; leave one of them out",
+        )
+    if section.bits == 8:
+        for key, default in (("double_quant", None), ("compute_dtype", "auto")):
+            if getattr(section, key) != default:
+                yield f"quantization.{key}", "is for bits: 4; int8 has one scale a row, and computes as its input comes"
+
+
+def _checkpointing(recipe: Sections) -> Iterator[Finding]:
+    training = recipe.training
+    if training.gradient_checkpointing:
+        return
+    if training.gradient_checkpointing_interval != 1:
+        yield "training.gradient_checkpointing_interval", "needs training.gradient_checkpointing: true"
+    if training.activation_offloading:
+        yield (
+            "training.activation_offloading",
+            (
+                "needs training.gradient_checkpointing: true; without it a layer keeps some 17 times as much, "
+                "which takes longer to move than to compute again"
+            ),
+        )
+
+
+def _dtype(recipe: Sections) -> Iterator[Finding]:
+    dtype, precision = recipe.model.dtype, recipe.training.precision
+    if dtype == "fp16" and recipe.method == "full":
+        yield (
+            "model.dtype",
+            (
+                "fp16 weights cannot be trained: updates vanish, and loss scaling takes no fp16 gradients; "
+                "use auto, which computes as training.precision says"
+            ),
+        )
+    elif dtype in ("bf16", "fp16") and precision in ("fp32", "tf32"):
+        yield "model.dtype", f"{dtype} weights compute in {dtype}, not in training.precision: {precision}; use auto"
+    elif dtype in ("bf16", "fp16") and precision not in ("auto", dtype):
+        yield "model.dtype", f"{dtype} weights would be converted to {precision} at every product; use auto"
+
+
 def _combination(recipe: Sections) -> Iterator[Finding]:
     for rule in support.refusals(support.Combination.of(recipe)):
-        yield rule.key, f"{value_at(recipe, rule.key)}: {rule.reason}; {rule.instead}"
+        value = value_at(recipe, rule.key)
+        shown = "" if isinstance(value, Section) else f"{value}: "
+        yield rule.key, f"{shown}{rule.reason}; {rule.instead}"
 
 
 def _distributed(recipe: Sections) -> Iterator[Finding]:
@@ -201,6 +249,9 @@ RULES = (
     _unsupported,
     _model,
     _method,
+    _quantization,
+    _checkpointing,
+    _dtype,
     _combination,
     _distributed,
     _batch,

@@ -32,9 +32,13 @@ class Console:
         left = (now - self._first[1]) / done * (self._total - step) if done else None
         return (
             f"step {step}/{self._total}  epoch {values['epoch']:.2f}  loss {values['train/loss']:.4f}"
-            f"  lr {values['train/learning_rate']:.2e}  grad {values['train/grad_norm']:.2f}"
+            f"  lr {values['train/learning_rate']:.2e}  {_gradient(values)}"
             f"  {values['train/tokens_per_second']:,.0f} tokens/s  {values['train/peak_memory_gib']:.2f} GiB  ETA {_clock(left)}"
         )
+
+
+def _gradient(values: Mapping[str, float]) -> str:
+    return f"grad {values['train/grad_norm']:.2f}" if "train/grad_norm" in values else "step skipped"
 
 
 def _clock(seconds: float | None) -> str:

@@ -49,16 +49,17 @@ def _plan(loaded: Any, world: Any) -> Any:
     from launcher.run import order_of, prepare_rows
 
     task = parts.load_whole("tasks", loaded.task)
-    order_for, note, facts = None, "", None
+    order_for, note, facts, tokenizer = None, "", None, None
     try:
-        train = prepare_rows(loaded, task, model.load_tokenizer(loaded), "train")
+        tokenizer = model.load_tokenizer(loaded)
+        train = prepare_rows(loaded, task, tokenizer, "train")
         if train is not None:
             order_for = lambda size: order_of(loaded, train, size)  # noqa: E731
         note = "data.train has no source"
     except EnvironmentProblem as problem:
         note = str(problem)
     try:
-        facts = model.facts(loaded, task, parts.load("adapters", loaded.method))
+        facts = model.facts(loaded, task, parts.load("adapters", loaded.method), tokenizer)
     except EnvironmentProblem as problem:
         note = note or str(problem)
     return plan.make(loaded, world or engine.world(), facts, order_for, note)

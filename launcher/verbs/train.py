@@ -41,16 +41,21 @@ def _resume_words(args: argparse.Namespace) -> list[str]:
 
 
 def _train(recipe: Any, resume: str | None) -> None:
-    from launcher import engine, faults, log, output, report, run, story
+    from launcher import consistency, engine, faults, log, network, output, peers, report, run, story
 
     recipe.start_audit()
     prepared = run.prepare_all(recipe, engine.world())
     log.say(f"plan of {recipe.name}:\n{prepared.plan.as_text()}")
-    running = engine.Engine(prepared.plan)
+    network.choose_interface(prepared.plan.nodes)
+    with peers.watched(prepared.plan.timeout_minutes):
+        running = engine.Engine(prepared.plan)
     try:
-        place = output.choose(recipe, resume, running)
-        log.set_up(running.rank, place.folder)
-        with faults.recorded(place.folder, running, place.first_step) as attempt:
+        with peers.watched(prepared.plan.timeout_minutes):
+            consistency.check(recipe, resume, prepared, running)
+            place = output.choose(recipe, resume, running)
+            log.set_up(running.rank, place.folder)
+        recorded = faults.recorded(place.folder, running, place.first_step)
+        with recorded as attempt, peers.watched(prepared.plan.timeout_minutes):
             ready = run.set_up(prepared, running, place)
             attempt.progress = ready.progress
             with faults.StopRequest() as stop:

@@ -45,9 +45,10 @@ def fill_zero_matrices(run: Run, folder: Path) -> int:
     They are left in `folder` for `same_start`. Returns how many there are.
     """
     random = torch.Generator().manual_seed(run.plan.seed)
+    trained = [name for name, parameter in run.model.named_parameters() if parameter.requires_grad]
     filled = {
         name: START_STD * torch.randn(value.shape, generator=random)
-        for name, value in run.engine.weights(run.model, trained_only=True)
+        for name, value in run.engine.weights(run.model, only=trained)
         if value is not None and value.ndim > 1 and not value.any()
     }
     tensor_files.write(folder, START, filled.items())

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from launcher import batch_size, engine, loop, model, parts, plan, recipe, run
+from launcher import batch_size, engine, loop, model, parts, plan, quantize, recipe, run
 from launcher.checkpoint import Checkpoints
 from launcher.data.order import Order, Source
 from launcher.engine import Engine
@@ -53,6 +53,8 @@ class Setting:
     @classmethod
     def of(cls, job: Job, folder: Path) -> "Setting":
         loaded = recipe.load(job.recipe, job.overrides)
+        if loaded.method == "qlora":
+            quantize.insist_on_bitsandbytes()
         task = parts.load_whole("tasks", loaded.task)
         tokenizer = model.load_tokenizer(loaded)
         return cls(
@@ -69,7 +71,7 @@ class Setting:
         world = engine.world()
         changes = {**variant.changes, **(variants.in_fp32(self.recipe({})) if in_fp32 else {})}
         changed = self.recipe(changes | _batch_changes(self.recipe(changes), self.rows, variant.cut, world))
-        facts = model.facts(changed, self.task, parts.load("adapters", changed.method))
+        facts = model.facts(changed, self.task, parts.load("adapters", changed.method), self.tokenizer)
         made = plan.make(changed, world, facts, lambda size: _order(changed, self.rows, size, world))
         order = _order(changed, self.rows, made.global_batch_size, world)
         return Prepared(changed, self.task, self.tokenizer, self.rows, None, order, made)

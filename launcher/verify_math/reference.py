@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher import tensor_files
-from launcher.errors import NonFiniteError, RecipeError
+from launcher.errors import NonFiniteError
 from launcher.run import Run
 from launcher.verify_math import FACTS, conditions, measure, variants
 from launcher.verify_math.compare import Allowance, Distance, Reference
@@ -24,11 +24,6 @@ def take(setting: Setting) -> None:
     folder, users = setting.folder, setting.recipe({})
     plain = variants.reference(users)
     configured = setting.prepared(plain, in_fp32=not setting.job.as_configured)
-    if configured.plan.precision == "fp16":
-        raise RecipeError(
-            "fp16 begins with a loss scaled so high that gradients overflow, and skips such steps",
-            fix="leave out --as-configured, or set training.precision",
-        )
     is_fp32 = configured.plan.precision == configured.plan.model_dtype == "fp32"
     facts: dict[str, Any] = {"precision": configured.plan.precision, "flash": variants.flash(users)}
     with measure.set_up(setting.prepared(plain, in_fp32=True), folder) as run:
@@ -42,6 +37,11 @@ def take(setting: Setting) -> None:
         with measure.set_up(configured, folder) as run:
             conditions.same_start(run, folder)
             floor = _distance(run, measure.first_batch(run), known)
+    if not math.isfinite(floor.gradient):
+        raise NonFiniteError(
+            f"in {configured.plan.precision} the gradient of this batch is not finite; in fp16, training skips such steps",
+            fix="leave out --as-configured, or set training.precision",
+        )
     facts |= {"loss": known.loss, "norm": known.norm, "norms": known.norms}
     facts |= {"factor": FP32_FACTOR if is_fp32 else LOW_PRECISION_FACTOR, "floor": asdict(floor)}
     (folder / FACTS).write_text(json.dumps(facts))

@@ -29,6 +29,7 @@ class Variant:
 def reference(recipe: Recipe) -> Variant:
     """One process, one micro-batch, padded, plain loss, all activations kept."""
     changes = {"distributed": "null", "data.packing": "false", "training.gradient_checkpointing": "false"}
+    changes |= {"training.gradient_checkpointing_interval": "1", "training.activation_offloading": "false"}
     if "implementation" in type(recipe.loss).model_fields:
         changes["loss.implementation"] = "torch"
     return Variant("reference", changes=changes)
@@ -40,7 +41,7 @@ def in_fp32(recipe: Recipe) -> Changes:
     if flash(recipe):
         changes["model.attn_implementation"] = "sdpa"
     if recipe.quantization is not None:
-        changes["quantization.compute_dtype"] = "float32"
+        changes["quantization.compute_dtype"] = "auto"
     return changes
 
 

@@ -123,6 +123,24 @@ def test_a_copy_of_a_tied_head_is_no_longer_tied():
     assert_fused_equals_plain(lora(build("llama", tie_word_embeddings=True), modules_to_save=["lm_head"]))
 
 
+# single trained rows
+
+
+@pytest.mark.parametrize("family", ["llama", "gemma3_text"])  # gemma has a softcap, and an embedding that scales
+@pytest.mark.parametrize("tied", [True, False])
+def test_single_rows_of_a_head(family, tied):
+    """The gradient of a row comes from its logits and, where tied, from its look-ups."""
+    rows = {"embed_tokens": [3, 1, 96]} if tied else {"lm_head": [3, 1, 96]}
+    model = lora(build(family, tie_word_embeddings=tied), target_modules=["q_proj"], trainable_token_indices=rows)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "trainable_tokens" in name:
+                parameter.normal_()
+    gradients = assert_fused_equals_plain(model)
+    assert sum("trainable_tokens" in name for name in gradients) == 1
+    assert Objective(model, "auto").reason == "plain linear head with 3 trained rows"
+
+
 # quantised heads
 
 
@@ -212,8 +230,9 @@ def merged(model):
     return adapted
 
 
-def trained_tokens(model):
-    return lora(model, target_modules=["q_proj"], trainable_token_indices={"embed_tokens": [1, 2]})
+def trained_rows_beside_a_bias(model):
+    rows = {"embed_tokens": [1, 2], "lm_head": [1, 2]}
+    return lora(build("phi"), target_modules=["q_proj"], trainable_token_indices=rows)
 
 
 @pytest.mark.filterwarnings("ignore")
@@ -224,7 +243,7 @@ def trained_tokens(model):
         (with_bias, False, "adapter default has lora_bias"),
         (two_adapters, False, "several active adapters: default, other"),
         (merged, False, "merged into it"),
-        (trained_tokens, True, "is a TrainableTokensWrapper, not a plain linear layer"),
+        (trained_rows_beside_a_bias, False, "is a plain linear head with trained rows, which PEFT computes otherwise"),
     ],
 )
 def test_what_is_another_formula_is_trained_by_the_plain_loss(adapt, tied, reason):

@@ -195,22 +195,3 @@ def test_check_packing_refuses_what_takes_positions_but_does_not_part_by_them(fa
 def test_check_packing_refuses_what_takes_no_positions(family, config):
     with pytest.raises(RecipeError, match="takes no position_ids"):
         check_packing(build(family, **config), torch.device("cpu"))
-
-
-# memory for time
-
-
-@pytest.mark.parametrize("with_lora", [False, True])
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma3_text"])
-def test_gradient_checkpointing_changes_no_gradient(family, with_lora):
-    results = []
-    for checkpointing in (False, True):
-        model = build(family, "sdpa")
-        if checkpointing:
-            getattr(model, "activation_checkpointing_enable", model.gradient_checkpointing_enable)(
-                {"use_reentrant": False}
-            )
-            model.enable_input_require_grads()
-        objective = Objective(lora(model) if with_lora else model, "fused").train()
-        results.append(loss_and_gradients(objective, packed_batch()))
-    assert_same(results[1], results[0], tolerance=1e-6)

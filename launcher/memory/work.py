@@ -1,0 +1,120 @@
+"""What a rank holds only while it computes: activations, and what the loss takes. Estimates, for one micro-batch of full rows.
+
+For the decoders that `activation_memory` knows, layers are reckoned as it says. For others a layer keeps 34 bytes a token and
+hidden unit in 16 bits: sixteen numbers and two bytes of dropout masks (Korthikanti et al., arXiv:2205.05198, section 4, without
+attention scores, which SDPA does not keep).
+"""
+
+from dataclasses import dataclass
+
+from launcher import activation_memory
+from launcher.activation_memory import Decoder, Numerics
+from launcher.model_facts import ModelFacts
+from launcher.notes import Notes
+from launcher.recipe import Recipe
+
+FP32 = 4
+ITEM = {"fp32": 4, "tf32": 4, "bf16": 2, "fp16": 2}  # bytes of an operand of a product, or of a weight
+NUMBERS, MASK_BYTES = 16, 2  # per token and hidden unit that a layer keeps
+
+
+@dataclass(frozen=True)
+class Work:
+    """Bytes. `activations`: at their peak, when the backward pass begins, with one weight of a quantised base as it is computed
+    with. `loss`: all that its gradient takes. `formula`: whose the activations are."""
+
+    activations: int
+    loss: int
+    formula: str
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A micro-batch of full rows. `mask_length`: of a row where attention gets a mask, else 0."""
+
+    rows: int
+    length: int
+    mask_length: int
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * self.length
+
+
+def of(notes: Notes, recipe: Recipe, facts: ModelFacts) -> Work | None:
+    """None where the model has no hidden size or number of layers that the launcher could find."""
+    if facts.hidden_size is None or facts.num_layers is None:
+        return None
+    rows, length = notes["per_device_train_batch_size"], notes["max_length"]
+    attention = recipe.model.attn_implementation or "sdpa"
+    is_masked = "flash" not in attention and (notes["packing"] or rows > 1)
+    batch = Batch(rows, length, length if is_masked else 0)
+    numerics = _numerics(notes, recipe)
+    if facts.decoder is not None:
+        layers, formula = _of_decoder(notes, facts.decoder, numerics, batch), "counted for this architecture"
+    else:
+        layers, formula = _of_any(notes, facts, batch), "arXiv:2205.05198"
+    scores = _scores(facts, batch, numerics) if attention == "eager" else 0
+    activations = layers + scores + _outside(facts, batch, numerics) + _dequantised(facts, numerics)
+    return Work(activations, _loss(notes, facts, batch.tokens), formula)
+
+
+def _numerics(notes: Notes, recipe: Recipe) -> Numerics:
+    has_lora = notes["method"] != "full"
+    return Numerics(
+        weight=ITEM[notes["model_dtype"]],
+        product=ITEM[notes["precision"]],
+        lora_rank=getattr(recipe.adapter, "r", 0) if has_lora else 0,
+        lora_dropout=has_lora and getattr(recipe.adapter, "lora_dropout", 0) > 0,
+        dropout_mask=FP32 if notes["device"] == "cpu" else 1,
+    )
+
+
+def _of_decoder(notes: Notes, decoder: Decoder, numerics: Numerics, batch: Batch) -> int:
+    interval = notes["gradient_checkpointing_interval"] if notes["gradient_checkpointing"] else None
+    offload = notes["activation_offloading"]
+    return activation_memory.peak_bytes(decoder, numerics, batch.tokens, interval, offload, batch.mask_length)
+
+
+def _of_any(notes: Notes, facts: ModelFacts, batch: Batch) -> int:
+    """Layers that are recomputed keep their input, and one of them at a time the rest."""
+    assert facts.hidden_size is not None and facts.num_layers is not None
+    states, item = batch.tokens * facts.hidden_size, ITEM[notes["precision"]]
+    layer = states * (NUMBERS * item + MASK_BYTES)
+    if not notes["gradient_checkpointing"]:
+        return facts.num_layers * layer
+    recomputed: int = -(-facts.num_layers // notes["gradient_checkpointing_interval"])
+    inputs = 0 if notes["activation_offloading"] else recomputed * states * ITEM[notes["model_dtype"]]
+    return inputs + (facts.num_layers - recomputed) * layer + layer
+
+
+def _scores(facts: ModelFacts, batch: Batch, numerics: Numerics) -> int:
+    """Eager attention keeps its scores in fp32 and as a product takes them, in every layer that is not recomputed: all of them."""
+    assert facts.num_layers is not None
+    heads = facts.decoder.heads if facts.decoder is not None else 0
+    return facts.num_layers * batch.tokens * batch.length * heads * (FP32 + numerics.product)
+
+
+def _outside(facts: ModelFacts, batch: Batch, numerics: Numerics) -> int:
+    """The mask that all layers share; the embeddings; the last norm, in fp32, its result, and the gradient of that."""
+    assert facts.hidden_size is not None
+    states = batch.tokens * facts.hidden_size
+    return batch.rows * batch.mask_length**2 + states * (FP32 + 3 * numerics.weight)
+
+
+def _dequantised(facts: ModelFacts, numerics: Numerics) -> int:
+    """The largest quantised weight, in the type of its product."""
+    return numerics.product * max((weight.numel for weight in facts.weights if weight.stored), default=0)
+
+
+def _loss(notes: Notes, facts: ModelFacts, tokens: int) -> int:
+    """Fused: what the kernel takes besides, and the gradient of the states. Plain: logits, the same in fp32, their logarithms,
+    and the gradients of both."""
+    assert facts.hidden_size is not None
+    item = ITEM[notes["precision"]]
+    states = tokens * facts.hidden_size * item
+    if facts.loss_way is not None:
+        way = facts.loss_way(tokens, notes["precision"], notes["model_dtype"], notes["device"])
+        return way.extra_bytes + states
+    copy = FP32 if item < FP32 else 0
+    return states + tokens * (facts.vocabulary or 0) * (2 * item + copy + 2 * FP32)

@@ -1,0 +1,69 @@
+"""What a plan must know of a model."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import prod
+from typing import Protocol
+
+from launcher.activation_memory import Decoder
+from launcher.weight_storage import Quantized
+
+
+class LossChoice(Protocol):
+    """How a fused loss goes through the vocabulary; as text, with why."""
+
+    @property
+    def extra_bytes(self) -> int: ...  # beyond its inputs and the gradients that it returns
+
+
+LossWay = Callable[[int, str, str, str], LossChoice]  # from tokens a micro-batch, precision, model_dtype and device
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Bytes of a quantised weight: its codes, one parameter of so many bytes; and its scales, which belong to it and are none."""
+
+    codes: int
+    scales: int
+
+
+@dataclass(frozen=True)
+class Weight:
+    """One parameter of the model with its adapter.
+
+    `group` and `hidden`: of the optimizer, if it is trained. `linear`: of a linear layer, whose gradients DeepSpeed exchanges
+    in the precision of autocast. `stored`: where it is quantised.
+    """
+
+    shape: tuple[int, ...]
+    trained: bool
+    group: int = 0
+    hidden: bool = False
+    linear: bool = False
+    stored: Stored | None = None
+
+    @property
+    def numel(self) -> int:
+        return prod(self.shape)
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the shapes alone tell of a model with its adapter; no weight is read for it."""
+
+    architecture: str
+    parameters: int
+    trainable: int
+    max_positions: int | None
+    has_dropout: bool
+    loss: str
+    loss_reason: str
+    source: str
+    loss_way: LossWay | None = None
+    quantized: Quantized | None = None
+    num_layers: int | None = None
+    hidden_size: int | None = None
+    vocabulary: int | None = None
+    recomputable_layers: int | None = None
+    decoder: Decoder | None = None
+    weights: tuple[Weight, ...] = ()

@@ -1,0 +1,79 @@
+"""When things happen: how many steps there are, and at which of them the learning rate, evaluation and saving take turns."""
+
+from collections.abc import Callable
+
+from launcher.data.order import Order
+from launcher.notes import Notes
+from launcher.recipe import Recipe
+
+OrderOf = Callable[[int], Order]  # from a global batch size
+LOWER_IS_BETTER = ("loss", "perplexity")
+
+
+def derive(notes: Notes, recipe: Recipe, order_of: OrderOf | None, data_note: str) -> None:
+    """Steps and everything that is counted in steps. `order_of` is None where the data cannot be read; `data_note` says why."""
+    _steps(notes, recipe, order_of, data_note)
+    _rhythm(notes, recipe)
+
+
+def _steps(notes: Notes, recipe: Recipe, order_of: OrderOf | None, data_note: str) -> None:
+    epochs, max_steps = recipe.training.num_train_epochs, recipe.training.max_steps
+    order: Order | None = order_of(notes["global_batch_size"]) if order_of else None
+    if order is None:
+        for name in ("train_rows", "rows_per_epoch", "steps_per_epoch"):
+            notes.put(name, None, f"unknown: {data_note}")
+    else:
+        notes.put("train_rows", len(order.lengths), "counted: prepared examples")
+        packed = f"packed to at most {order.capacity} tokens" if order.capacity else "one example each"
+        notes.put("rows_per_epoch", len(order.units(0)), f"computed: {packed}")
+        notes.put("steps_per_epoch", order.steps_in(0), "computed: rows_per_epoch / global_batch_size, rounded up")
+    if max_steps is not None:
+        notes.take("total_steps", "training.max_steps", max_steps)
+    elif order is None:
+        notes.put("total_steps", None, f"unknown: {data_note}")
+    else:
+        notes.put("total_steps", order.total_steps(epochs or 1.0), f"computed: {epochs or 1.0:g} epochs")
+
+
+def _rhythm(notes: Notes, recipe: Recipe) -> None:
+    total = notes["total_steps"]
+    scheduler = recipe.scheduler
+    notes.take("schedule", "scheduler.name", scheduler.name)
+    notes.take("learning_rate", "optimizer.learning_rate", recipe.optimizer.learning_rate)
+    _share(notes, "warmup_steps", "scheduler.warmup_steps", scheduler.warmup_steps, total, least=0)
+    if scheduler.name == "wsd":
+        decay = 0.2 if scheduler.decay_steps is None else scheduler.decay_steps
+        _share(notes, "decay_steps", "scheduler.decay_steps", decay, total)
+    else:
+        notes.put("decay_steps", None, "only for wsd")
+    notes.take("min_lr_ratio", "scheduler.min_lr_ratio", scheduler.min_lr_ratio)
+    _share(notes, "eval_steps", "evaluation.eval_steps", recipe.evaluation.eval_steps, total)
+    _judging(notes, recipe)
+    _share(notes, "save_steps", "checkpoint.save_steps", recipe.checkpoint.save_steps, total)
+    notes.take("save_total_limit", "checkpoint.save_total_limit", recipe.checkpoint.save_total_limit)
+    notes.take("logging_steps", "logging.logging_steps", recipe.logging.logging_steps)
+
+
+def _judging(notes: Notes, recipe: Recipe) -> None:
+    section = recipe.evaluation
+    notes.take("metrics", "evaluation.metrics", section.metrics)
+    metric = notes.take("metric_for_best_model", "evaluation.metric_for_best_model", section.metric_for_best_model)
+    if section.greater_is_better is None:
+        greater = metric is not None and metric.removeprefix("eval/") not in LOWER_IS_BETTER
+        notes.put("greater_is_better", greater, "known for our own metrics")
+    else:
+        notes.take("greater_is_better", "evaluation.greater_is_better", section.greater_is_better)
+    notes.take("early_stopping_patience", "evaluation.early_stopping_patience", section.early_stopping_patience)
+
+
+def _share(notes: Notes, name: str, key: str, value: float | None, total: int | None, least: int = 1) -> None:
+    """A number of steps, or below 1 a share of all steps."""
+    if value is None:
+        notes.put(name, None, "default: only at the end")
+    elif value >= 1 or value == 0:
+        notes.take(name, key, int(value))
+    elif total is None:
+        notes.put(name, None, "unknown: a share of total_steps")
+    else:
+        origin = f"computed: {value:g} of total_steps ({notes.recipe.origin(key)})"
+        notes.put(name, max(least, round(value * total)), origin)

@@ -1,0 +1,94 @@
+"""How the ranks share the work: each holds all of it (none, ddp), or DeepSpeed shards it (zero1, zero2, zero3)."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from launcher import memory, zero_config
+from launcher.errors import RecipeError
+from launcher.memory.cards import gib
+from launcher.model_facts import ModelFacts
+from launcher.notes import Notes
+from launcher.recipe import Recipe
+from launcher.support import Combination, refusals
+from launcher.world import World
+
+BY_SHARDING = (
+    "ddp",
+    "zero1",
+    "zero2",
+    "zero3",
+)  # each holds less than the one before it, and sends more or waits longer
+
+
+def derive(notes: Notes, recipe: Recipe, world: World, facts: ModelFacts | None) -> None:
+    """`strategy` as the recipe has it or chosen for this world, and DeepSpeed's configuration for it."""
+    strategy = recipe.distributed.strategy
+    if strategy == "auto":
+        notes.put("strategy", *_choose(notes, recipe, world, facts))
+    elif strategy == "none" and world.size > 1:
+        raise RecipeError(
+            f"distributed.strategy none trains one process, but there are {world.size}",
+            where=recipe.origin("distributed.strategy"),
+            fix="use auto or ddp",
+        )
+    else:
+        notes.take("strategy", "distributed.strategy", strategy)
+    _configure(notes, recipe, facts)
+
+
+def _choose(notes: Notes, recipe: Recipe, world: World, facts: ModelFacts | None) -> tuple[str, str]:
+    """The least sharding that fits the card, and why."""
+    if world.size == 1:
+        return "none", "auto: one process"
+    if world.memory_bytes is None or facts is None:
+        return "ddp", "auto: ddp for more than one process, since " + (
+            "the memory of the device is not known" if world.memory_bytes is None else "the model's shape is not known"
+        )
+    if not world.has_deepspeed:
+        return "ddp", "auto: ddp, since DeepSpeed, which zero1 to zero3 need, is not installed"
+    needed: dict[str, int] = {}
+    for strategy in BY_SHARDING:
+        if any(refusals(replace(Combination.of(recipe), strategy=strategy))):
+            continue
+        made = memory.measure(notes, recipe, facts, strategy, configuration(notes, recipe, facts, strategy))
+        if made is None:
+            return "ddp", "auto: ddp for more than one process, since the memory of this model is not known"
+        needed[strategy] = made.total
+        if made.total <= world.memory_bytes:
+            break
+    return _told(needed, world.memory_bytes)
+
+
+def _told(needed: Mapping[str, int], memory_bytes: int) -> tuple[str, str]:
+    """`auto: ddp needs 118 GiB, zero2 61, the card has 79.1`."""
+    (first, *others), last = needed.items(), list(needed)[-1]
+    said = ", ".join([f"{first[0]} needs {gib(first[1])} GiB", *(f"{name} {gib(size)}" for name, size in others)])
+    least = min(needed, key=lambda name: needed[name])
+    if needed[last] <= memory_bytes:
+        return last, f"auto: {said}, the card has {gib(memory_bytes)}"
+    return least, f"auto: none fits ({said}, the card has {gib(memory_bytes)}); {least} needs least"
+
+
+def configuration(notes: Notes, recipe: Recipe, facts: ModelFacts | None, strategy: str) -> dict[str, Any] | None:
+    """DeepSpeed's configuration for a strategy, or None where it is not used."""
+    if strategy not in zero_config.STAGES:
+        return None
+    trains_bf16 = recipe.method == "full" and notes["model_dtype"] == "bf16"
+    shape = facts and zero_config.Shape(facts.parameters, facts.trainable, facts.num_layers, facts.hidden_size)
+    world_size, precision = notes["world_size"], notes["precision"]
+    return zero_config.make(recipe, strategy, world_size, precision, trains_bf16, shape or zero_config.Shape())
+
+
+def _configure(notes: Notes, recipe: Recipe, facts: ModelFacts | None) -> None:
+    section = recipe.distributed
+    made = configuration(notes, recipe, facts, notes["strategy"])
+    if made is None:
+        notes.put("deepspeed", None, "only for zero1, zero2 and zero3")
+        notes.put("zero_leaf_modules", None, "only for zero3")
+        return
+    origin = "computed: from the recipe"
+    if section.deepspeed_config is not None:
+        origin += f", and distributed.deepspeed_config ({recipe.origin('distributed.deepspeed_config')})"
+    notes.put("deepspeed", made, origin)
+    notes.take("zero_leaf_modules", "distributed.zero_leaf_modules", section.zero_leaf_modules)

@@ -1,0 +1,43 @@
+"""How a run stores the weights that it does not train, and in what it multiplies them. Pure: no torch."""
+
+from dataclasses import dataclass
+
+from launcher.errors import RecipeError
+from launcher.notes import Notes
+from launcher.recipe import Recipe
+
+COMPUTE_DTYPES = {"fp32": "float32", "tf32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+@dataclass(frozen=True)
+class Quantized:
+    """A base whose linear layers are stored in few bits."""
+
+    bits: int
+    text: str
+    remainder: str
+
+
+def derive(notes: Notes, recipe: Recipe, quantized: Quantized | None) -> None:
+    """`quantization` and `compute_dtype`; `quantized` is None where the model's configuration cannot be read."""
+    if recipe.method != "qlora":
+        notes.put("quantization", None, "only for method qlora")
+        notes.put("compute_dtype", None, "only for method qlora")
+        return
+    if quantized is None:
+        notes.put("quantization", None, "unknown: the model's configuration cannot be read")
+    else:
+        notes.put("quantization", quantized.text, quantized.remainder)
+    asked = recipe.quantization.compute_dtype if recipe.quantization is not None else "auto"
+    if quantized is not None and quantized.bits == 8:
+        notes.put("compute_dtype", None, "int8 layers compute as their input comes")
+    elif asked == "auto":
+        notes.put("compute_dtype", COMPUTE_DTYPES[notes["precision"]], "auto: the precision")
+    elif asked == "float16" and notes["device"] == "cpu":
+        raise RecipeError(
+            "quantization.compute_dtype: float16 needs a GPU",
+            where=recipe.origin("quantization.compute_dtype"),
+            fix="use auto, bfloat16 or float32",
+        )
+    else:
+        notes.take("compute_dtype", "quantization.compute_dtype", asked)
