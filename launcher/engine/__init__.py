@@ -30,6 +30,7 @@ from launcher.errors import NonFiniteError
 from launcher.loss_scale import LossScale, ZeroLossScale
 from launcher.losses import Loss
 from launcher.plan import Plan
+from launcher.shards import full_shape
 from launcher.world import World, launched
 
 
