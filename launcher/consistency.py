@@ -27,7 +27,7 @@ from launcher.recipe import Recipe
 from launcher.recipe.local_files import DATA, FILES, FOLDERS
 
 PLACES = (*DATA, *FILES, *FOLDERS, "data.cache_dir")  # may differ between nodes; what lies there is compared
-OF_A_NODE = ("threads_per_process",)  # nodes may have different numbers of cores
+OF_A_NODE = ("threads_per_process", "device_memory_bytes")  # nodes may have different numbers of cores, and other cards
 HARMLESS = ("python", "datasets", "tokenizers", "safetensors")  # their work shows in the rows, which are compared
 SECONDS_TO_APPEAR = 3.0  # some network file systems look again only now and then
 HOSTS_SHOWN = 4

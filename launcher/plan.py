@@ -6,6 +6,7 @@ from typing import Any
 
 from launcher import activation_memory, batch_size, memory, precision, rhythm, strategy, weight_storage
 from launcher.errors import RecipeError
+from launcher.memory.cards import gib
 from launcher.model_facts import ModelFacts
 from launcher.notes import Notes
 from launcher.recipe import Recipe
@@ -86,6 +87,13 @@ class Plan:
         """Whether no rank holds all weights."""
         return self.strategy == "zero3"
 
+    @property
+    def fits(self) -> bool | None:
+        """Whether the card has the memory that a rank needs by estimate; None where one of the two is not known."""
+        if self.total_bytes_per_rank is None or self.device_memory_bytes is None:
+            return None
+        return self.total_bytes_per_rank <= self.device_memory_bytes
+
     def as_json(self) -> dict[str, Any]:
         """name -> {value, origin}, for plan.json and `plan --json`."""
         values = asdict(self)
@@ -93,7 +101,7 @@ class Plan:
         return {"values": {key: {"value": value, "origin": self.origins[key]} for key, value in values.items()}}
 
     def as_text(self) -> str:
-        rows = [(key, _shown(cell["value"]), cell["origin"]) for key, cell in self.as_json()["values"].items()]
+        rows = [(key, _shown(key, cell["value"]), cell["origin"]) for key, cell in self.as_json()["values"].items()]
         wide, wider = max(len(r[0]) for r in rows), min(44, max(len(r[1]) for r in rows))
         return "\n".join(f"  {key:<{wide}}  {value:<{wider}}  {origin}" for key, value, origin in rows)
 
@@ -174,9 +182,11 @@ def _sameness(notes: Notes, facts: ModelFacts | None) -> None:
     notes.put("same_result", text, "computed: from the model's dropout and layers, and the precision")
 
 
-def _shown(value: Any) -> str:
+def _shown(key: str, value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, tuple):
         return ", ".join(map(str, value))
+    if "_bytes" in key:
+        return f"{gib(value)} GiB ({value:,})"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) and value >= 10_000 else str(value)

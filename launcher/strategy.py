@@ -13,6 +13,7 @@ from launcher.recipe import Recipe
 from launcher.support import Combination, refusals
 from launcher.world import World
 
+SHARE_TO_USE = 0.95  # of the card's memory, since activations are an estimate
 BY_SHARDING = (
     "ddp",
     "zero1",
@@ -55,19 +56,20 @@ def _choose(notes: Notes, recipe: Recipe, world: World, facts: ModelFacts | None
         if made is None:
             return "ddp", "auto: ddp for more than one process, since the memory of this model is not known"
         needed[strategy] = made.total
-        if made.total <= world.memory_bytes:
+        if made.total <= SHARE_TO_USE * world.memory_bytes:
             break
     return _told(needed, world.memory_bytes)
 
 
 def _told(needed: Mapping[str, int], memory_bytes: int) -> tuple[str, str]:
-    """`auto: ddp needs 118 GiB, zero2 61, the card has 79.1`."""
+    """`auto: ddp needs 118 GiB, zero2 61, the card has 79.1`; the last that is named is the one that fits, if any does."""
     (first, *others), last = needed.items(), list(needed)[-1]
     said = ", ".join([f"{first[0]} needs {gib(first[1])} GiB", *(f"{name} {gib(size)}" for name, size in others)])
+    card = f"the card has {gib(memory_bytes)}, of which {SHARE_TO_USE:.0%} are reckoned with"
+    if needed[last] <= SHARE_TO_USE * memory_bytes:
+        return last, f"auto: {said}; {card}"
     least = min(needed, key=lambda name: needed[name])
-    if needed[last] <= memory_bytes:
-        return last, f"auto: {said}, the card has {gib(memory_bytes)}"
-    return least, f"auto: none fits ({said}, the card has {gib(memory_bytes)}); {least} needs least"
+    return least, f"auto: none fits, {least} needs least: {said}; {card}"
 
 
 def configuration(notes: Notes, recipe: Recipe, facts: ModelFacts | None, strategy: str) -> dict[str, Any] | None:

@@ -63,6 +63,7 @@ LAYERS = [
         "consistency",
         "param_groups",
         "inventory",
+        "remedies",
     },
     {"loop", "evaluate", "run", "restore", "story", "unshard", "verify_math", "report"},
     {"verbs", "__main__"},

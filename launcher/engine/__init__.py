@@ -39,7 +39,10 @@ def world() -> World:
     nodes, per_node = launched(os.environ)
     on_gpu = torch.cuda.is_available() and os.environ.get("ACCELERATE_USE_CPU", "false").lower() not in ("1", "true")
     has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else torch.cpu._is_amx_tile_supported()
-    return World(nodes, per_node, "cuda" if on_gpu else "cpu", has_bf16)
+    memory_bytes = None
+    if on_gpu:
+        memory_bytes = torch.cuda.get_device_properties(int(os.environ.get("LOCAL_RANK", "0"))).total_memory
+    return World(nodes, per_node, "cuda" if on_gpu else "cpu", has_bf16, memory_bytes=memory_bytes)
 
 
 class Engine:

@@ -1,6 +1,7 @@
 """Strategies none and ddp: every rank holds the whole of everything, and gradients are averaged at the end of a step."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
@@ -13,6 +14,9 @@ from torch import Tensor, nn
 
 from launcher.loss_scale import LossScale
 from launcher.plan import Plan
+
+# Accelerate knows the old name only; models here have no buffers that training changes.
+warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
 
 OptimizerState = tuple[str, str, Tensor]  # name of the parameter, name of the state, value
 Gradient = tuple[str, Tensor | None]  # name of the parameter, value; None where no backward pass reached it

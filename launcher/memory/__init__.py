@@ -46,8 +46,7 @@ class Memory:
     @property
     def total(self) -> int:
         """Either the forward and backward pass needs most, or the step of the optimizer."""
-        passing = self.work.activations + self.work.loss + self.share.exchange
-        return self.share.held + max(passing, self.share.update) + self.overhead
+        return self.share.held + max(self.work.peak + self.share.exchange, self.share.update) + self.overhead
 
 
 def measure(
@@ -100,13 +99,16 @@ def _put(notes: Notes, recipe: Recipe, made: Memory) -> None:
     notes.put("communication_bytes_per_rank", share.communication, exact)
     notes.put("transient_bytes_per_rank", share.exchange, "estimate: what is gathered and reduced at a time")
     rows = f"{notes['per_device_train_batch_size']} x {notes['max_length']} tokens"
-    notes.put("activation_bytes_per_rank", made.work.activations, f"estimate for {rows} ({made.work.formula})")
+    notes.put(
+        "activation_bytes_per_rank", made.work.kept + made.work.recomputed, f"estimate for {rows} ({made.work.formula})"
+    )
     notes.put("loss_bytes_per_rank", made.work.loss, f"estimate for {rows}, each with a label")
     notes.put("overhead_bytes_per_rank", made.overhead, "allowance: CUDA, NCCL and fragments, not measured")
-    stepping = (
-        "; the optimizer's step needs most" if made.total - made.share.held - made.overhead == share.update else ""
+    moment = "a layer is recomputed" if made.work.recomputed > made.work.loss else "the loss has its gradient"
+    when = (
+        "while the optimizer steps" if made.share.update > made.work.peak + made.share.exchange else f"while {moment}"
     )
-    notes.put("total_bytes_per_rank", made.total, f"estimate: all of the above{stepping}")
+    notes.put("total_bytes_per_rank", made.total, f"estimate: the most at once, {when}")
     here = notes["processes_per_node"]
     notes.put("host_bytes_per_node", here * max(share.host, made.loading), _host_reason(made, here))
 

@@ -1,6 +1,7 @@
-"""GPUs by name, and their memory: what `torch.cuda.get_device_properties` reports, which is less than what is sold."""
+"""GPUs by name: their memory as `torch.cuda.get_device_properties` reports it, which is less than what is sold."""
 
 import re
+from dataclasses import dataclass
 
 from launcher.errors import RecipeError
 
@@ -13,7 +14,6 @@ CARDS = {
     "a40": 44.3,
     "a6000": 47.4,
     "b200": 178.0,
-    "gh200": 94.5,
     "h100": 79.1,
     "h200": 139.8,
     "l4": 21.9,
@@ -25,22 +25,33 @@ CARDS = {
     "v100-16": 15.7,
     "v100-32": 31.7,
 }
-UNITS = {"gb": 10**9, "gib": GIB, "mb": 10**6, "mib": 2**20}
+WITHOUT_BF16 = ("t4", "v100-16", "v100-32")  # which began with Ampere
+UNITS = {"gb": 10**9, "gib": GIB}
 
 
-def memory_of(text: str) -> int:
-    """Bytes of a card by its name (`h100`), or of an amount (`24GB`, `22.5GiB`)."""
-    word = text.lower().replace(" ", "").removeprefix("nvidia-")
-    if word in CARDS:
-        return int(CARDS[word] * GIB)
-    if match := re.fullmatch(r"(\d+(?:\.\d+)?)(gb|gib|mb|mib)", word):
-        return int(float(match[1]) * UNITS[match[2]])
+@dataclass(frozen=True)
+class Card:
+    """A GPU to plan for."""
+
+    name: str
+    memory_bytes: int
+    bf16: bool = True
+
+
+def card(text: str) -> Card:
+    """From a name (`h100`) or an amount of memory (`24GB`, `22.5GiB`). RecipeError for another."""
+    name = text.lower()
+    if name in CARDS:
+        return Card(name, int(CARDS[name] * GIB), name not in WITHOUT_BF16)
+    if match := re.fullmatch(r"(\d+(?:\.\d+)?)(gb|gib)", name):
+        return Card(text, int(float(match[1]) * UNITS[match[2]]))
     raise RecipeError(
-        f"--card {text} is no card that the launcher knows", fix=f"use one of {', '.join(CARDS)}, or an amount as 24GB"
+        f"--card {text} is no card that the launcher knows",
+        fix=f"use one of {', '.join(CARDS)}, or an amount of memory as 24GB or 22.5GiB",
     )
 
 
 def gib(number_of_bytes: int) -> str:
-    """Two digits after the point below 10 GiB, one above."""
+    """In GiB: two digits after the point below 10, one above."""
     amount = number_of_bytes / GIB
     return f"{amount:.2f}" if amount < 10 else f"{amount:,.1f}"

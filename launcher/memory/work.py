@@ -20,12 +20,18 @@ NUMBERS, MASK_BYTES = 16, 2  # per token and hidden unit that a layer keeps
 
 @dataclass(frozen=True)
 class Work:
-    """Bytes. `activations`: at their peak, when the backward pass begins, with one weight of a quantised base as it is computed
-    with. `loss`: all that its gradient takes. `formula`: whose the activations are."""
+    """Bytes. `kept`: activations between the forward and the backward pass. `loss`: all that its gradient takes, beside them.
+    `recomputed`: the rest of the layer whose backward pass is first, when that of the loss has ended. `formula`: whose they are.
+    """
 
-    activations: int
+    kept: int
     loss: int
+    recomputed: int
     formula: str
+
+    @property
+    def peak(self) -> int:
+        return self.kept + max(self.loss, self.recomputed)
 
 
 @dataclass(frozen=True)
@@ -51,12 +57,13 @@ def of(notes: Notes, recipe: Recipe, facts: ModelFacts) -> Work | None:
     batch = Batch(rows, length, length if is_masked else 0)
     numerics = _numerics(notes, recipe)
     if facts.decoder is not None:
-        layers, formula = _of_decoder(notes, facts.decoder, numerics, batch), "counted for this architecture"
+        (kept, peak), formula = _of_decoder(notes, facts.decoder, numerics, batch), "counted for this architecture"
     else:
-        layers, formula = _of_any(notes, facts, batch), "arXiv:2205.05198"
+        (kept, peak), formula = _of_any(notes, facts, batch), "arXiv:2205.05198"
     scores = _scores(facts, batch, numerics) if attention == "eager" else 0
-    activations = layers + scores + _outside(facts, batch, numerics) + _dequantised(facts, numerics)
-    return Work(activations, _loss(notes, facts, batch.tokens), formula)
+    outside = scores + _outside(facts, batch, numerics)
+    recomputed = peak - kept + _dequantised(facts, numerics)
+    return Work(kept + outside, _loss(notes, facts, batch.tokens), recomputed, formula)
 
 
 def _numerics(notes: Notes, recipe: Recipe) -> Numerics:
@@ -70,22 +77,24 @@ def _numerics(notes: Notes, recipe: Recipe) -> Numerics:
     )
 
 
-def _of_decoder(notes: Notes, decoder: Decoder, numerics: Numerics, batch: Batch) -> int:
+def _of_decoder(notes: Notes, decoder: Decoder, numerics: Numerics, batch: Batch) -> tuple[int, int]:
+    """(bytes kept by the layers, and with the one that is recomputed first)."""
     interval = notes["gradient_checkpointing_interval"] if notes["gradient_checkpointing"] else None
-    offload = notes["activation_offloading"]
-    return activation_memory.peak_bytes(decoder, numerics, batch.tokens, interval, offload, batch.mask_length)
+    how = decoder, numerics, batch.tokens, interval, notes["activation_offloading"], batch.mask_length
+    return activation_memory.kept_bytes(*how), activation_memory.peak_bytes(*how)
 
 
-def _of_any(notes: Notes, facts: ModelFacts, batch: Batch) -> int:
-    """Layers that are recomputed keep their input, and one of them at a time the rest."""
+def _of_any(notes: Notes, facts: ModelFacts, batch: Batch) -> tuple[int, int]:
+    """As `_of_decoder`. Layers that are recomputed keep their input."""
     assert facts.hidden_size is not None and facts.num_layers is not None
     states, item = batch.tokens * facts.hidden_size, ITEM[notes["precision"]]
     layer = states * (NUMBERS * item + MASK_BYTES)
     if not notes["gradient_checkpointing"]:
-        return facts.num_layers * layer
+        return facts.num_layers * layer, facts.num_layers * layer
     recomputed: int = -(-facts.num_layers // notes["gradient_checkpointing_interval"])
     inputs = 0 if notes["activation_offloading"] else recomputed * states * ITEM[notes["model_dtype"]]
-    return inputs + (facts.num_layers - recomputed) * layer + layer
+    kept = inputs + (facts.num_layers - recomputed) * layer
+    return kept, kept + layer
 
 
 def _scores(facts: ModelFacts, batch: Batch, numerics: Numerics) -> int:
@@ -108,13 +117,11 @@ def _dequantised(facts: ModelFacts, numerics: Numerics) -> int:
 
 
 def _loss(notes: Notes, facts: ModelFacts, tokens: int) -> int:
-    """Fused: what the kernel takes besides, and the gradient of the states. Plain: logits, the same in fp32, their logarithms,
-    and the gradients of both."""
+    """Fused: what the kernel takes besides, and the gradient of the states. Plain: the logarithms of the probabilities, in fp32,
+    with their gradient and that of the logits."""
     assert facts.hidden_size is not None
-    item = ITEM[notes["precision"]]
-    states = tokens * facts.hidden_size * item
+    states = tokens * facts.hidden_size * ITEM[notes["precision"]]
     if facts.loss_way is not None:
         way = facts.loss_way(tokens, notes["precision"], notes["model_dtype"], notes["device"])
         return way.extra_bytes + states
-    copy = FP32 if item < FP32 else 0
-    return states + tokens * (facts.vocabulary or 0) * (2 * item + copy + 2 * FP32)
+    return states + 3 * FP32 * tokens * (facts.vocabulary or 0)

@@ -218,7 +218,8 @@ def _parts_of_weights(setting: Setting, choices: Choices) -> tuple[int, int]:
             device += part
         elif choices.offload_param == "cpu":
             host += part
-        device += scales + (part * setting.world_size if stays and setting.world_size > 1 else 0)
+        is_copied = setting.world_size > 1 or choices.offload_param != "none"
+        device += scales + (part * setting.world_size if stays and is_copied else 0)
     return device, host
 
 
@@ -243,7 +244,7 @@ def _sub_groups(group: Sequence[Weight], world_size: int, choices: Choices) -> l
 
 def _gathered(setting: Setting, choices: Choices) -> int:
     """Bytes of whole weights at once: those that are prefetched, and the last ones of the forward pass, soon used again."""
-    if setting.world_size == 1:
+    if setting.world_size == 1 and choices.offload_param == "none":
         return 0
     small = choices.sizes["stage3_param_persistence_threshold"]
     sizes = [_as_parameter(weight, setting) for weight in setting.weights]

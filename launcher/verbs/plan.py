@@ -1,10 +1,11 @@
 """Print every derived number of a run and where it comes from, for this machine or any other.
 
-Needs no GPU: `--world 2x8` plans for two nodes of eight GPUs.
+Needs no GPU: `--world 2x8 --card h100` plans for two nodes of eight. Ends with 91 where the memory of the card is too small.
 """
 
 import argparse
 import re
+from collections.abc import Callable, Sequence
 from typing import Any
 
 
@@ -12,6 +13,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", help="recipe file (YAML)")
     parser.add_argument("overrides", nargs="*", metavar="key.path=value", help="change a key of the recipe")
     parser.add_argument("--world", metavar="NxM", help="N nodes of M GPUs (default: this machine, one process)")
+    parser.add_argument(
+        "--card", metavar="NAME|24GB", help="the GPU of each process, by name or memory (default: what is here)"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON: name -> {value, origin}")
 
 
@@ -19,32 +23,45 @@ def run(args: argparse.Namespace) -> int:
     from launcher import recipe
 
     loaded = recipe.load(args.recipe, args.overrides)
-    world = _world(args.world)
+    world = _world(args.world, args.card)
     import json
 
     from launcher import log
+    from launcher.errors import OutOfMemoryProblem
 
     log.set_up(0 if not args.json else 1)
-    made = _plan(loaded, world)
+    made, plan_of = _plan(loaded, world, args)
     print(json.dumps(made.as_json(), indent=1) if args.json else made.as_text())
-    return 0
+    if not args.json:
+        _judge(made, plan_of)
+    return OutOfMemoryProblem.exit_code if made.fits is False else 0
 
 
-def _world(text: str | None) -> Any:
+def _world(text: str | None, card_name: str | None) -> Any:
+    """None: this machine, and this process alone."""
     from launcher.errors import RecipeError
-
-    if text is None:
-        return None
-    if not (match := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text)):
-        raise RecipeError(f"--world {text} is not NODESxGPUS", fix="write for example --world 2x8")
+    from launcher.memory.cards import card
     from launcher.world import World
 
-    return World(int(match[1]), int(match[2]), device="cuda", bf16=True)
+    named = None if card_name is None else card(card_name)
+    if text is None and named is None:
+        return None
+    if not (match := re.fullmatch(r"([1-9]\d*)x([1-9]\d*)", text or "1x1")):
+        raise RecipeError(f"--world {text} is not NODESxGPUS", fix="write for example --world 2x8")
+    nodes, processes = int(match[1]), int(match[2])
+    if named is None:
+        from launcher import engine
+
+        return World(nodes, processes, device="cuda", bf16=True, memory_bytes=engine.world().memory_bytes)
+    return World(nodes, processes, device="cuda", bf16=named.bf16, memory_bytes=named.memory_bytes)
 
 
-def _plan(loaded: Any, world: Any) -> Any:
-    """As exact as what can be reached allows: without the tokenizer the rows are unknown, without a configuration the memory is."""
-    from launcher import engine, model, parts, plan
+def _plan(loaded: Any, world: Any, args: argparse.Namespace) -> tuple[Any, Callable[[Sequence[str]], Any]]:
+    """The plan, and how it would be with other words on the command line.
+
+    As exact as what can be reached allows: without the tokenizer the rows are unknown, without a configuration the memory is.
+    """
+    from launcher import engine, model, parts, plan, recipe
     from launcher.errors import EnvironmentProblem
     from launcher.run import order_of, prepare_rows
 
@@ -62,4 +79,33 @@ def _plan(loaded: Any, world: Any) -> Any:
         facts = model.facts(loaded, task, parts.load("adapters", loaded.method), tokenizer)
     except EnvironmentProblem as problem:
         note = note or str(problem)
-    return plan.make(loaded, world or engine.world(), facts, order_for, note)
+    where = world or engine.world()
+
+    def plan_of(words: Sequence[str]) -> Any:
+        changed = {word.partition("=")[0] for word in words}
+        kept = [word for word in args.overrides if word.partition("=")[0] not in changed]
+        other = recipe.load(args.recipe, [*kept, *words])
+        adapter = parts.load("adapters", other.method)
+        known = facts if other.method == loaded.method else model.facts(other, task, adapter, tokenizer)
+        return plan.make(other, where, known, None, note)
+
+    return plan.make(loaded, where, facts, order_for, note), plan_of
+
+
+def _judge(made: Any, plan_of: Callable[[Sequence[str]], Any]) -> None:
+    """Whether it fits the card, and what would make it fit."""
+    from launcher import remedies
+    from launcher.memory.cards import gib
+
+    said = remedies.verdict(made)
+    if said is None:
+        return
+    print(said)
+    if made.fits:
+        return
+    found, least = remedies.find(made, plan_of)
+    for remedy in found:
+        print(f"  with {gib(remedy.total_bytes)} GiB: {' '.join(remedy.change.words)}  ({remedy.change.cost})")
+    if not found:
+        tried = f"; least, {gib(least.total_bytes)} GiB, needs {' '.join(least.change.words)}" if least else ""
+        print(f"  none of the changes that were tried makes it fit{tried}")

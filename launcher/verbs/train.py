@@ -41,11 +41,13 @@ def _resume_words(args: argparse.Namespace) -> list[str]:
 
 
 def _train(recipe: Any, resume: str | None) -> None:
-    from launcher import consistency, engine, faults, log, network, output, peers, report, run, story
+    from launcher import consistency, engine, faults, log, network, output, peers, remedies, report, run, story
 
     recipe.start_audit()
     prepared = run.prepare_all(recipe, engine.world())
     log.say(f"plan of {recipe.name}:\n{prepared.plan.as_text()}")
+    if prepared.plan.fits is False:
+        log.say(f"WARNING: {remedies.verdict(prepared.plan)}; `launcher plan` says what would fit")
     network.choose_interface(prepared.plan.nodes)
     with peers.watched(prepared.plan.timeout_minutes):
         running = engine.Engine(prepared.plan)

@@ -16,6 +16,7 @@ from launcher.errors import EnvironmentProblem
 from launcher.run import Run
 from launcher.verify_math import FACTS, Job, conditions, measure, outcomes, reference, variants
 from launcher.verify_math.compare import Allowance, Reference
+from launcher.verify_math.conditions import Fingerprints
 from launcher.verify_math.measure import Setting
 from launcher.verify_math.variants import Variant
 from launcher.world import World
@@ -32,7 +33,7 @@ def work(job: Job, folder: Path) -> int:
     setting = Setting.of(job, folder)
     if not (folder / FACTS).exists():
         reference.take(setting)
-    known, allowance = reference.read(folder)
+    known = reference.read(folder)
     done = {outcome["variant"] for outcome in outcomes(folder, world.size)}
     listed = variants.listed(setting.recipe({}), len(setting.rows), job.processes, job.pairs)
     left = [variant for variant in listed if variant.processes == world.size and variant.name not in done]
@@ -40,7 +41,7 @@ def work(job: Job, folder: Path) -> int:
         for number, variant in enumerate(left):
             _meet(folder / f"port-{port}-{number}", rank, world.size)
             started = time.monotonic()
-            outcome = {"variant": variant.name} | _outcome(setting, variant, known, allowance)
+            outcome = {"variant": variant.name} | _outcome(setting, variant, *known)
             outcome |= {"seconds": round(time.monotonic() - started, 2), "time": time.time()}
             print(json.dumps(outcome), file=lines, flush=True)
             if rank == 0:
@@ -50,17 +51,23 @@ def work(job: Job, folder: Path) -> int:
     return 0
 
 
-def _outcome(setting: Setting, variant: Variant, known: Reference, allowance: Allowance) -> dict[str, Any]:
+def _outcome(
+    setting: Setting, variant: Variant, known: Reference, allowance: Allowance, start: Fingerprints
+) -> dict[str, Any]:
     """The verdict, with numbers on rank zero: `refused` where the launcher would not train like this, `failed` where it broke."""
     try:
         _insist_on_gpus(engine.world())
         prepared = setting.prepared(variant, in_fp32=not setting.job.as_configured)
         with measure.set_up(prepared, setting.folder) as run:
             conditions.same_start(run, setting.folder)
+            elsewhere = conditions.starts_elsewhere(conditions.fingerprints(run), start)
             loss = measure.backward(run, measure.first_batch(run))
             found = known.distance(loss, run.engine.gradients())
             told = _told(run) | {"loss": loss}
-        return {"verdict": "ok"} if found is None else told | allowance.judge(found)
+        if found is None:
+            return {"verdict": "ok"}
+        judged = told | allowance.judge(found)
+        return judged | {"verdict": "WRONG", "reason": f"starts from another {elsewhere}"} if elsewhere else judged
     except measure.REFUSALS as error:
         return {"verdict": "refused", "reason": str(error)}
     except Exception as error:

@@ -11,6 +11,7 @@ from launcher.errors import NonFiniteError
 from launcher.run import Run
 from launcher.verify_math import FACTS, conditions, measure, variants
 from launcher.verify_math.compare import Allowance, Distance, Reference
+from launcher.verify_math.conditions import Fingerprints
 from launcher.verify_math.measure import MicroBatches, Setting
 
 GRADIENT = "reference"  # stem of its files
@@ -31,6 +32,7 @@ def take(setting: Setting) -> None:
         facts |= _rows(run)
         facts["filled"] = conditions.fill_zero_matrices(run, folder)  # first: behind zeros, dropout does nothing
         facts["had_dropout"] = conditions.without_chance(run, batch)
+        facts["start"] = conditions.fingerprints(run)
         known = _computed(run, batch, folder)
         floor = _after_nudge(run, batch, known) if is_fp32 else None
     if floor is None:
@@ -47,10 +49,11 @@ def take(setting: Setting) -> None:
     (folder / FACTS).write_text(json.dumps(facts))
 
 
-def read(folder: Path) -> tuple[Reference, Allowance]:
+def read(folder: Path) -> tuple[Reference, Allowance, Fingerprints]:
+    """It, how far others may be from it, and the weights it began with."""
     facts = json.loads((folder / FACTS).read_text())
     known = Reference(facts["loss"], facts["norm"], facts["norms"], tensor_files.read(folder, GRADIENT))
-    return known, Allowance(facts["factor"], Distance(**facts["floor"]))
+    return known, Allowance(facts["factor"], Distance(**facts["floor"])), facts["start"]
 
 
 def _computed(run: Run, batch: MicroBatches, folder: Path) -> Reference:

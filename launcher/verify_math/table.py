@@ -76,7 +76,7 @@ def _cells(outcome: dict[str, Any]) -> Sequence[str]:
         _short(outcome["worst_parameter"]),
         f"{outcome['worst_parameter_error']:.1e}",
         f"{outcome['worst_parameter_allowed']:.1e}",
-        outcome["verdict"],
+        ": ".join([outcome["verdict"], *filter(None, [outcome.get("reason")])]),
     )
 
 

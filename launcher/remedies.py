@@ -1,0 +1,113 @@
+"""Whether a plan fits its card, and what would make it fit: found by planning again, from what costs least to what costs most."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+from launcher.errors import LauncherError
+from launcher.memory.cards import gib
+from launcher.plan import Plan
+
+PlanOf = Callable[[Sequence[str]], Plan]  # from changes of the recipe, as on the command line
+SHOWN = 3
+
+
+@dataclass(frozen=True)
+class Change:
+    """`words`: as they are written on the command line; `cost`: what one gives for it."""
+
+    words: tuple[str, ...]
+    cost: str
+
+    def __add__(self, other: "Change") -> "Change":
+        return Change(self.words + other.words, ", ".join(filter(None, (self.cost, other.cost))))
+
+
+@dataclass(frozen=True)
+class Remedy:
+    """A change that makes the plan fit, and what a rank needs then."""
+
+    change: Change
+    total_bytes: int
+
+
+NOTHING = Change((), "")
+RECOMPUTE = Change(
+    ("training.gradient_checkpointing=true", "training.gradient_checkpointing_interval=1"), "a third more time"
+)
+
+
+def verdict(plan: Plan) -> str | None:
+    """`fits: 18.3 of 23.5 GiB`, or that it does not; None where memory or card are not known."""
+    if plan.total_bytes_per_rank is None or plan.device_memory_bytes is None:
+        return None
+    needed, there = gib(plan.total_bytes_per_rank), gib(plan.device_memory_bytes)
+    if plan.fits:
+        return f"fits: {needed} of {there} GiB, by estimate"
+    return f"does not fit: needs {needed} of {there} GiB, by estimate"
+
+
+def find(plan: Plan, plan_of: PlanOf) -> tuple[list[Remedy], Remedy | None]:
+    """The cheapest changes that make it fit, none of which holds another; and what needs least of all that was tried."""
+    found: list[Remedy] = []
+    least: Remedy | None = None
+    for change in _candidates(plan):
+        if any(set(remedy.change.words) <= set(change.words) for remedy in found):
+            continue
+        total = _total(plan_of, change)
+        if total is None:
+            continue
+        remedy = Remedy(change, total)
+        least = remedy if least is None or total < least.total_bytes else least
+        found += [remedy] if plan.device_memory_bytes is not None and total <= plan.device_memory_bytes else []
+        if len(found) == SHOWN:
+            break
+    return found, least
+
+
+def _total(plan_of: PlanOf, change: Change) -> int | None:
+    """None where the change cannot be made: what a recipe refuses, a remedy does not propose."""
+    try:
+        return plan_of(change.words).total_bytes_per_rank
+    except LauncherError:
+        return None
+
+
+def _candidates(plan: Plan) -> Iterator[Change]:
+    """From cheap to dear: the batch, recomputing, sharding, the node's memory, and in the end another method."""
+    smaller = [NOTHING, *_smaller_batch(plan)]
+    recompute = [NOTHING] if plan.gradient_checkpointing else [NOTHING, RECOMPUTE]
+    for other, sharding in product(_other_methods(plan), _sharding(plan)):
+        for again, rows in product(recompute, smaller):
+            change = rows + again + sharding + other
+            if change.words:
+                yield change
+
+
+def _smaller_batch(plan: Plan) -> list[Change]:
+    if plan.per_device_train_batch_size == 1:
+        return []
+    words = (
+        "training.per_device_train_batch_size=1",
+        "training.gradient_accumulation_steps=null",
+        f"training.global_batch_size={plan.global_batch_size}",
+    )
+    return [Change(words, "more micro-batches")]
+
+
+def _sharding(plan: Plan) -> list[Change]:
+    """What shards more than the plan does, and what moves to the memory of the node."""
+    stages = ("none", "ddp", "zero1", "zero2", "zero3")
+    more = [name for name in stages[2:] if stages.index(name) > stages.index(plan.strategy) and plan.world_size > 1]
+    changes = [NOTHING, *(Change((f"distributed.strategy={name}",), "more communication") for name in more)]
+    off = ("distributed.offload_optimizer=cpu",)
+    for name, words in (("zero2", off), ("zero3", off), ("zero3", (*off, "distributed.offload_param=cpu"))):
+        if stages.index(name) >= stages.index(plan.strategy):
+            changes.append(Change((f"distributed.strategy={name}", *words), "waiting for the CPU"))
+    return changes
+
+
+def _other_methods(plan: Plan) -> list[Change]:
+    methods = {"full": ("lora", "qlora"), "lora": ("qlora",)}.get(plan.method, ())
+    costs = {"lora": "an adapter in place of all weights", "qlora": "an adapter beside weights in 4 bits"}
+    return [NOTHING, *(Change((f"method={name}",), costs[name]) for name in methods)]
