@@ -44,6 +44,11 @@ def _lost(error: Exception, timeout_minutes: float) -> LauncherError:
             fix=f"look at the other nodes: one has failed, or still prepares its data after the {timeout_minutes:g} minutes "
             "of distributed.timeout_minutes",
         )
+    if "connectFullMesh" in str(error):
+        return HangError(
+            f"the processes have met, but do not reach each other: {_said(error)}",
+            fix="open all ports between the nodes, or export GLOO_SOCKET_IFNAME with the interface that leads to the others",
+        )
     return HangError(
         f"another process is lost, or did not answer within {timeout_minutes:g} minutes: {_said(error)}",
         fix="the first error is in its own output, or at the end of its log/rank-N.log; go on with --resume auto",

@@ -3,12 +3,13 @@
 From names and shapes alone, so the plan knows it before anything is loaded.
 """
 
+import copy
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from launcher.errors import RecipeError
 from launcher.recipe import Recipe
@@ -144,6 +145,15 @@ def is_quantized_layer(module: nn.Module) -> bool:
         "Linear4bit",
         "Linear8bitLt",
     )
+
+
+def dequantized(weight: Tensor, state: Any, dtype: torch.dtype) -> Tensor:
+    """(out_features, in_features) of a packed 4-bit weight, rounded to `dtype` once."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    state = copy.copy(state)
+    state.dtype = dtype
+    return dequantize_4bit(weight.detach(), state)
 
 
 # --- what a checkpoint says of itself ---------------------------------------------------------------------------------

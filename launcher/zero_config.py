@@ -91,7 +91,7 @@ def make(
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,  # it would take the place of the recipe's optimizer, without its betas
     }
-    ours |= _precision(precision, trains_bf16)
+    ours |= _precision(precision, trains_bf16, gathers_trained=strategy == "zero3" and recipe.method == "full")
     return _merged(ours, _users(recipe), recipe)
 
 
@@ -132,14 +132,18 @@ def _sizes(strategy: str, shape: Shape) -> dict[str, Any]:
     return sizes
 
 
-def _precision(precision: str, trains_bf16: bool) -> dict[str, Any]:
-    """bf16 weights that are trained get fp32 masters from DeepSpeed; fp32 weights are multiplied in bf16 under autocast."""
+def _precision(precision: str, trains_bf16: bool, gathers_trained: bool) -> dict[str, Any]:
+    """bf16 weights that are trained get fp32 masters from DeepSpeed; fp32 weights are multiplied in bf16 under autocast.
+
+    DeepSpeed's autocast gathers fp32 weights as bf16, so that no converted copy outlives them until the backward pass, but it
+    exchanges gradients in bf16, too. Where there is nothing to gather, the engine's own is exact.
+    """
     if precision == "fp16":
         scale = {"initial_scale_power": INITIAL_SCALE_POWER, "loss_scale_window": GROWTH_INTERVAL, "hysteresis": 1}
         return {"fp16": {"enabled": True, "loss_scale": 0} | scale}
     if trains_bf16:
         return {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
-    if precision == "bf16":
+    if precision == "bf16" and gathers_trained:
         return {"torch_autocast": {"enabled": True, "dtype": "bfloat16"}}
     return {}
 

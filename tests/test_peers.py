@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import tiny
+import torch
 
 from launcher import engine, log, peers, recipe, run
 from launcher.errors import HangError, OutOfMemoryProblem
@@ -76,3 +77,30 @@ def test_rank_zero_has_the_exit_code_of_the_rank_that_failed_first(recipe: Path,
 def test_other_errors_pass_as_they_are() -> None:
     with pytest.raises(RuntimeError, match="^shapes do not match$"), peers.watched(1.0):
         raise RuntimeError("shapes do not match")
+
+
+@pytest.mark.parametrize(
+    ("raised", "said", "fix"),
+    [
+        (
+            RuntimeError("[/src/gloo/pair.cc:553] Connection closed by peer [10.0.0.2]:4. This is typically caused by"),
+            "another process is lost, or did not answer within 1 minutes: Connection closed by peer [10.0.0.2]:4",
+            "log/rank-N.log; go on with --resume auto",
+        ),
+        (
+            RuntimeError("Gloo connectFullMesh failed with [/src/gloo/pair.cc:152] timed out, remote=[127.0.0.1]:3"),
+            "do not reach each other: Gloo connectFullMesh failed with timed out, remote=[127.0.0.1]:3",
+            "GLOO_SOCKET_IFNAME",
+        ),
+        (
+            torch.distributed.DistStoreError("Timed out after 61 seconds waiting for clients. 1/2 clients joined."),
+            "not all processes have come to the meeting point: Timed out after 61 seconds waiting for clients. 1/2",
+            "still prepares its data after the 1 minutes",
+        ),
+    ],
+)
+def test_what_the_libraries_raise_is_said_with_what_to_do(raised: Exception, said: str, fix: str) -> None:
+    with pytest.raises(HangError) as lost, peers.watched(1.0):
+        raise raised
+    assert said in lost.value.problem and fix in lost.value.fix
+    assert "/src/" not in str(lost.value)

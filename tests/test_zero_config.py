@@ -45,7 +45,15 @@ def test_the_stage_is_the_strategy_s(recipe: Path, strategy: str, stage: int) ->
 )
 def test_each_precision_has_its_section(recipe: Path, precision: str, bf16: bool, expected: set[str]) -> None:
     sections = {"torch_autocast", "bf16", "data_types", "fp16"}
-    assert sections & make(recipe, precision=precision, bf16=bf16).keys() == expected
+    made = make(recipe, "method=full", "adapter=null", precision=precision, bf16=bf16)
+    assert sections & made.keys() == expected
+
+
+def test_deepspeed_s_autocast_is_for_weights_that_it_gathers(recipe: Path) -> None:
+    """It exchanges gradients in bf16, which an adapter, or weights that are whole anyway, need not suffer."""
+    assert "torch_autocast" in make(recipe, "method=full", "adapter=null")
+    assert "torch_autocast" not in make(recipe)
+    assert "torch_autocast" not in make(recipe, "method=full", "adapter=null", strategy="zero2")
 
 
 def test_buckets_are_no_larger_than_what_is_trained(recipe: Path) -> None:

@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs
 from torch import Tensor, nn
 
-from launcher.engine.replicated import OptimizerState, as_state, as_tensor
+from launcher.engine.replicated import Gradient, OptimizerState, as_state, as_tensor
 from launcher.errors import EnvironmentProblem
 from launcher.loss_scale import ZeroLossScale
 from launcher.plan import Plan
@@ -42,6 +42,7 @@ class Zero:
         self.plan, self.stage = plan, plan.deepspeed["zero_optimization"]["stage"]
         self.in_step = self.stage == 3  # every forward pass gathers weights, so all ranks must make as many
         self.loss_scale: ZeroLossScale | None = None
+        self._autocasts = plan.precision == "bf16" and "bf16" not in plan.deepspeed
         _set_environment(plan.device)
         # On a CPU, Accelerate sees a single process unless the backend is asked for.
         backend = "gloo" if plan.device == "cpu" else "nccl"
@@ -77,6 +78,8 @@ class Zero:
         from deepspeed.utils import set_z3_leaf_module
 
         self.objective, self.optimizer = objective, optimizer
+        if self._autocasts and "torch_autocast" not in self.plan.deepspeed:
+            objective.forward = self.autocast()(objective.forward)
         if self.stage == 3:
             for module in _leaf_modules(objective, self.plan.zero_leaf_modules):
                 set_z3_leaf_module(module, True)
@@ -87,14 +90,16 @@ class Zero:
         if type(self._wrapped).__name__ != "DeepSpeedEngine" or self._wrapped.zero_optimization_stage() != self.stage:
             raise AssertionError(f"strategy {self.plan.strategy} gave a {type(self._wrapped).__name__}")
         self._sharded = self._wrapped.optimizer
+        if (
+            "torch_autocast" in self.plan.deepspeed
+        ):  # for gathering weights; gradients are exchanged as they are added up
+            self._sharded.get_param_comm_dtype = lambda parameter: torch.float32
         if self.plan.precision == "fp16":
             self.loss_scale = ZeroLossScale(self._sharded.loss_scaler, self.plan.world_size)
         return self._wrapped
 
     def autocast(self) -> AbstractContextManager[None]:
-        if "torch_autocast" not in self.plan.deepspeed:
-            return nullcontext()
-        return torch.autocast(self.accelerator.device.type, torch.bfloat16)
+        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self._autocasts)
 
     def no_sync(self) -> AbstractContextManager[None]:
         return nullcontext()  # `backward` tells DeepSpeed where the step ends
@@ -138,6 +143,15 @@ class Zero:
         tensor.ds_tensor.copy_(part)
         if hasattr(tensor, "_z3_optimizer") and tensor.requires_grad:
             tensor._z3_optimizer.set_local_hp_param(part, tensor)
+
+    def gradients(self) -> Iterator[Gradient]:
+        """Gathers the gradient of one parameter after the other; all ranks must come along."""
+        from deepspeed.utils import safe_get_full_grad
+
+        scale = self.loss_scale.scaler.cur_scale if self.loss_scale is not None else 1.0
+        for name, parameter in self._trained():
+            gradient = safe_get_full_grad(parameter)
+            yield name, None if gradient is None else gradient / scale
 
     def optimizer_states(self) -> Iterator[OptimizerState]:
         """Gathers one state of one parameter after the other; all ranks must come along."""
