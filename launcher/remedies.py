@@ -32,9 +32,6 @@ class Remedy:
 
 
 NOTHING = Change((), "")
-RECOMPUTE = Change(
-    ("training.gradient_checkpointing=true", "training.gradient_checkpointing_interval=1"), "a third more time"
-)
 
 
 def verdict(plan: Plan) -> str | None:
@@ -76,7 +73,7 @@ def _total(plan_of: PlanOf, change: Change) -> int | None:
 def _candidates(plan: Plan) -> Iterator[Change]:
     """From cheap to dear: the batch, recomputing, sharding, the node's memory, and in the end another method."""
     smaller = [NOTHING, *_smaller_batch(plan)]
-    recompute = [NOTHING] if plan.gradient_checkpointing else [NOTHING, RECOMPUTE]
+    recompute = [NOTHING, *_more_recomputing(plan)]
     for other, sharding in product(_other_methods(plan), _sharding(plan)):
         for again, rows in product(recompute, smaller):
             change = rows + again + sharding + other
@@ -93,6 +90,14 @@ def _smaller_batch(plan: Plan) -> list[Change]:
         f"training.global_batch_size={plan.global_batch_size}",
     )
     return [Change(words, "more micro-batches")]
+
+
+def _more_recomputing(plan: Plan) -> list[Change]:
+    if not plan.gradient_checkpointing:
+        return [Change(("training.gradient_checkpointing=true",), "a third more time")]
+    if plan.gradient_checkpointing_interval != 1:
+        return [Change(("training.gradient_checkpointing_interval=1",), "more time")]
+    return []
 
 
 def _sharding(plan: Plan) -> list[Change]:

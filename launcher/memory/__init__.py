@@ -57,8 +57,11 @@ def _estimates(notes: Notes, made: Need) -> None:
         notes.put("loss_bytes_per_rank", made.work.loss, f"estimate for {rows}, each with a label")
         notes.put("total_bytes_per_rank", made.total, f"estimate: the most at once, {made.moment}")
     offloaded = made.share.host * notes["processes_per_node"]
-    what = "what is offloaded" if offloaded > made.loads_on_host else "the weights while they are loaded"
-    notes.put("host_bytes_per_node", max(offloaded, made.loads_on_host), f"estimate: {what}")
+    if offloaded > made.loads_on_host:
+        notes.put("host_bytes_per_node", offloaded, "estimate: what is offloaded")
+    else:
+        read = "the weights while they are read" if made.loads_on_host else "each weight is quantised as it is read"
+        notes.put("host_bytes_per_node", made.loads_on_host, f"estimate: {read}")
 
 
 def _reservation(notes: Notes) -> str:

@@ -105,7 +105,7 @@ def _judge(made: Any, plan_of: Callable[[Sequence[str]], Any]) -> None:
         return
     found, least = remedies.find(made, plan_of)
     for remedy in found:
-        print(f"  with {gib(remedy.total_bytes)} GiB: {' '.join(remedy.change.words)}  ({remedy.change.cost})")
+        print(f"  needs {gib(remedy.total_bytes)} GiB with {' '.join(remedy.change.words)}  ({remedy.change.cost})")
     if not found:
-        tried = f"; least, {gib(least.total_bytes)} GiB, needs {' '.join(least.change.words)}" if least else ""
+        tried = f"; least is {gib(least.total_bytes)} GiB with {' '.join(least.change.words)}" if least else ""
         print(f"  none of the changes that were tried makes it fit{tried}")
