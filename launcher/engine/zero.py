@@ -90,7 +90,9 @@ class Zero:
         if type(self._wrapped).__name__ != "DeepSpeedEngine" or self._wrapped.zero_optimization_stage() != self.stage:
             raise AssertionError(f"strategy {self.plan.strategy} gave a {type(self._wrapped).__name__}")
         self._sharded = self._wrapped.optimizer
-        if "torch_autocast" in self.plan.deepspeed:  # for gathering weights; gradients are exchanged as they are added up
+        if (
+            "torch_autocast" in self.plan.deepspeed
+        ):  # for gathering weights; gradients are exchanged as they are added up
             self._sharded.get_param_comm_dtype = lambda parameter: torch.float32
         if self.plan.precision == "fp16":
             self.loss_scale = ZeroLossScale(self._sharded.loss_scaler, self.plan.world_size)
