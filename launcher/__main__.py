@@ -26,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
         if verb is None:
             _overview().print_help()
             return 0
-        module = parts.load("verbs", verb)
+        module = parts.load("verbs", _file(verb))
         return module.run(_parser(verb, module).parse_intermixed_args(words))
     except KeyboardInterrupt:
         return 130
@@ -46,11 +46,11 @@ def _verb(words: list[str]) -> tuple[str | None, list[str]]:
     """The verb and the words behind it; a first word that is a recipe file means `train`."""
     if not words or words[0] in ("-h", "--help"):
         return None, []
-    if words[0] in parts.names("verbs"):
+    if words[0] in _verbs():
         return words[0], words[1:]
     if words[0].startswith("-") or words[0].endswith(RECIPE_SUFFIXES) or os.path.lexists(words[0]):
         return "train", words
-    hint = did_you_mean(words[0], parts.names("verbs")).replace("mean", "mean the verb")
+    hint = did_you_mean(words[0], _verbs()).replace("mean", "mean the verb")
     raise RecipeError(f"neither a verb nor a recipe file{hint}", where=words[0], fix="see `launcher --help`")
 
 
@@ -62,7 +62,7 @@ def _parser(verb: str, module: ModuleType) -> argparse.ArgumentParser:
 
 
 def _overview() -> argparse.ArgumentParser:
-    lines = "\n".join(f"  {name:<10} {_first_line(name)}" for name in parts.names("verbs"))
+    lines = "\n".join(f"  {verb:<11} {_first_line(_file(verb))}" for verb in _verbs())
     return argparse.ArgumentParser(
         prog="launcher",
         usage="launcher RECIPE [key.path=value ...] [--nproc N] [--resume auto]\n       launcher VERB ...",
@@ -72,13 +72,22 @@ def _overview() -> argparse.ArgumentParser:
     )
 
 
-def _first_line(verb: str) -> str:
+def _verbs() -> list[str]:
+    """As they are typed: verify_math.py is `verify-math`."""
+    return [name.replace("_", "-") for name in parts.names("verbs")]
+
+
+def _file(verb: str) -> str:
+    return verb.replace("-", "_")
+
+
+def _first_line(name: str) -> str:
     """A verb's help text, read without importing it."""
-    path = Path(__file__).parent / "verbs" / f"{verb}.py"
+    path = Path(__file__).parent / "verbs" / f"{name}.py"
     doc = (
         ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
         if path.exists()
-        else parts.load("verbs", verb).__doc__
+        else parts.load("verbs", name).__doc__
     )
     return (doc or "").splitlines()[0]
 

@@ -82,6 +82,12 @@ class NoProgress(LauncherError):
     exit_code = 92
 
 
+class UnequalMath(LauncherError):
+    """The loss or the gradients of a step depend on how its batch is cut or on who computes it."""
+
+    exit_code = 93
+
+
 def exit_code_of(error: BaseException) -> int:
     """The exit code for any exception, ours or not."""
     if isinstance(error, LauncherError):

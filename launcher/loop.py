@@ -3,6 +3,7 @@
 import math
 import time
 from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 from launcher import log, saved_state, schedules
@@ -19,10 +20,7 @@ def train(run: Run, trackers: Trackers, stop: StopRequest) -> None:
         return
     for step, micro_batches in run.steps():
         votes = {"stop": float(stop.asked), "stop by hand": float(stop.by_hand)}
-        counts = run.engine.sum(_counts(run, micro_batches) | votes)
-        for number, batch in micro_batches:
-            run.engine.seed(step, number)
-            run.meter.add(run.engine.forward_backward(batch, counts, last=number == micro_batches[-1][0]))
+        counts = backward(run, step, micro_batches, votes)
         learning_rate = _learning_rate(run, step)
         run.engine.set_learning_rate(learning_rate)
         grad_norm = run.engine.step()
@@ -45,6 +43,15 @@ def train(run: Run, trackers: Trackers, stop: StopRequest) -> None:
         if run.progress.stopped_early:
             log.say(f"stopped early at step {run.progress.step}: no better {run.plan.metric_for_best_model}")
             return
+
+
+def backward(run: Run, step: int, micro_batches: list[tuple[int, Any]], votes: Mapping[str, float]) -> dict[str, float]:
+    """The gradients of a global batch, of which this rank has some micro-batches; sums of counts and votes over all ranks."""
+    counts = run.engine.sum(_counts(run, micro_batches) | votes)
+    for number, batch in micro_batches:
+        run.engine.seed(step, number)
+        run.meter.add(run.engine.forward_backward(batch, counts, last=number == micro_batches[-1][0]))
+    return counts
 
 
 def judge(run: Run, trackers: Trackers) -> None:

@@ -32,7 +32,7 @@ def run(num_processes: int, arguments: Sequence[str]) -> int:
 
 
 def _start(rank: int, num_processes: int, port: int, arguments: Sequence[str]) -> subprocess.Popen[bytes]:
-    environment = os.environ | {
+    world = {
         "RANK": str(rank),
         "LOCAL_RANK": str(rank),
         "WORLD_SIZE": str(num_processes),
@@ -42,7 +42,8 @@ def _start(rank: int, num_processes: int, port: int, arguments: Sequence[str]) -
     }
     return subprocess.Popen(
         [sys.executable, "-m", "launcher", *arguments],
-        env=environment,
+        env=os.environ
+        | (world if num_processes > 1 else {}),  # one process is nobody's rank, and needs no process group
         preexec_fn=_die_with_parent,
         start_new_session=True,
     )

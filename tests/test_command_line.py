@@ -11,7 +11,7 @@ import broken
 import pytest
 import tiny
 
-VERBS = ["train", "check", "plan", "evaluate", "generate", "export", "report", "runs", "recipes"]
+VERBS = ["train", "check", "plan", "evaluate", "generate", "export", "report", "runs", "recipes", "verify-math"]
 LAUNCHER = [sys.executable, "-m", "launcher"]
 
 

@@ -65,7 +65,7 @@ LAYERS = [
         "inventory",
         "remedies",
     },
-    {"loop", "evaluate", "run", "restore", "story", "unshard", "report"},
+    {"loop", "evaluate", "run", "restore", "story", "unshard", "verify_math", "report"},
     {"verbs", "__main__"},
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}

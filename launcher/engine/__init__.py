@@ -30,6 +30,7 @@ from launcher.errors import NonFiniteError
 from launcher.loss_scale import LossScale, ZeroLossScale
 from launcher.losses import Loss
 from launcher.plan import Plan
+from launcher.shards import full_shape
 from launcher.world import World, launched
 
 
@@ -193,6 +194,18 @@ class Engine:
         with torch.no_grad():
             for name, value in read.items():
                 self._strategy.write(state[name], value)
+
+    def gradients(self) -> Iterator[tuple[str, Tensor | None]]:
+        """(parameter, gradient in fp32 on the CPU) of each trained parameter; the gradient is None but on rank zero.
+
+        Between the last `forward_backward` of a step and `step` it is that of the global batch: not clipped, without fp16's
+        scaling, zero where no backward pass came. Every rank must go through all of them.
+        """
+        shapes = {name: full_shape(parameter) for name, parameter in self.objective.named_parameters()}
+        for name, gradient in self._strategy.gradients():
+            if gradient is None:
+                gradient = torch.zeros(shapes[name])
+            yield name, gradient.detach().cpu().float().contiguous() if self.is_main else None
 
     def optimizer_states(self) -> Iterator[OptimizerState]:
         """(parameter, state, value) of all states of the optimizer. Every rank must go through all of them."""

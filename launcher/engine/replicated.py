@@ -1,6 +1,7 @@
 """Strategies none and ddp: every rank holds the whole of everything, and gradients are averaged at the end of a step."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
@@ -14,7 +15,11 @@ from torch import Tensor, nn
 from launcher.loss_scale import LossScale
 from launcher.plan import Plan
 
+# Accelerate knows the old name only; models here have no buffers that training changes.
+warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+
 OptimizerState = tuple[str, str, Tensor]  # name of the parameter, name of the state, value
+Gradient = tuple[str, Tensor | None]  # name of the parameter, value; None where no backward pass reached it
 
 
 class Replicated:
@@ -76,6 +81,13 @@ class Replicated:
     def write(self, tensor: Tensor, read: Callable[[], Tensor]) -> None:
         """Give a parameter or buffer the value that `read` gets from a file."""
         tensor.copy_(read())
+
+    def gradients(self) -> Iterator[Gradient]:
+        """Of each trained parameter, after the last backward pass of a step and before the step."""
+        scale = self.loss_scale.scaler.get_scale() if self.loss_scale is not None else 1.0
+        for name, parameter in self.objective.named_parameters():
+            if parameter.requires_grad:
+                yield name, None if parameter.grad is None else parameter.grad / scale
 
     def optimizer_states(self) -> Iterator[OptimizerState]:
         names = {id(parameter): name for name, parameter in self.objective.named_parameters()}

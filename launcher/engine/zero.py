@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs
 from torch import Tensor, nn
 
-from launcher.engine.replicated import OptimizerState, as_state, as_tensor
+from launcher.engine.replicated import Gradient, OptimizerState, as_state, as_tensor
 from launcher.errors import EnvironmentProblem
 from launcher.loss_scale import ZeroLossScale
 from launcher.plan import Plan
@@ -143,6 +143,15 @@ class Zero:
         tensor.ds_tensor.copy_(part)
         if hasattr(tensor, "_z3_optimizer") and tensor.requires_grad:
             tensor._z3_optimizer.set_local_hp_param(part, tensor)
+
+    def gradients(self) -> Iterator[Gradient]:
+        """Gathers the gradient of one parameter after the other; all ranks must come along."""
+        from deepspeed.utils import safe_get_full_grad
+
+        scale = self.loss_scale.scaler.cur_scale if self.loss_scale is not None else 1.0
+        for name, parameter in self._trained():
+            gradient = safe_get_full_grad(parameter)
+            yield name, None if gradient is None else gradient / scale
 
     def optimizer_states(self) -> Iterator[OptimizerState]:
         """Gathers one state of one parameter after the other; all ranks must come along."""
