@@ -104,8 +104,6 @@ def round_copies(wrapped: Any) -> None:
         for name, parameter in module.original_module.named_parameters():
             trained = copy.get_parameter(name)
             trained.data = trained.data.to(parameter.dtype)
-        for hook in copy.__dict__.pop("casts", ()):
-            hook.remove()
 
 
 def untie_where_lora_stands(wrapped: Any) -> None:
@@ -184,7 +182,8 @@ def _keep_in_fp32(copy: nn.Module, original: nn.Module) -> None:
     def out_of(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         return output.to(dtype) if torch.is_tensor(output) else output
 
-    copy.casts = (copy.register_forward_pre_hook(into), copy.register_forward_hook(out_of))
+    copy.register_forward_pre_hook(into)
+    copy.register_forward_hook(out_of)
 
 
 def _refuse_another_formula(wrapper: Any) -> None:

@@ -1,8 +1,14 @@
 """What all tests share: no network, a cache of their own, and one tiny model with data, made once a session."""
 
+import contextlib
+import io
+import json
 import os
+import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -42,3 +48,37 @@ def finished_run(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
         == 0
     )
     return folder
+
+
+@pytest.fixture(scope="session")
+def wide(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A recipe under method qlora, whose model is as wide as a block of 4-bit weights."""
+    import quantized
+
+    return quantized.make(tmp_path_factory.mktemp("qlora"))
+
+
+@pytest.fixture(scope="session")
+def quantized_checkpoint(wide: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model of `wide`, stored in nf4 without double quantisation."""
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+    folder = shutil.copytree(wide.parent / "model", tmp_path_factory.mktemp("stored") / "nf4")
+    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")
+    AutoModelForCausalLM.from_pretrained(folder, quantization_config=config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def proof_in_this_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The same proof without the seconds that a fresh process takes to import."""
+    from launcher import export, proof
+
+    def prove(folder: Path, proof_folder: Path) -> dict[str, Any]:
+        with contextlib.redirect_stdout(io.StringIO()) as said:
+            proof.main(folder, proof_folder)
+        (proof_folder / "verdict.json").write_text(said.getvalue())
+        return json.loads(said.getvalue())
+
+    monkeypatch.setattr(export, "prove", prove)
+    yield

@@ -12,6 +12,7 @@ import torch
 from adapted import adapt, base, load, loaded, logits, merged, save, train
 from pydantic import ValidationError
 
+from launcher import token_rows
 from launcher.adapters import lora
 from launcher.errors import CheckpointError, RecipeError
 from launcher.lora import apply_lora
@@ -225,6 +226,9 @@ def test_lora_on_one_of_two_tied_matrices_can_be_merged(target: str, tmp_path: P
     torch.testing.assert_close(logits(fresh), expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
     assert fresh.get_output_embeddings().weight is not fresh.get_input_embeddings().weight
     assert fresh.config.tie_word_embeddings is False
+    token_rows.untie_where_lora_stands(other := adapt(base(tie_word_embeddings=True), **options))  # before any merging
+    under = other.get_base_model()
+    assert under.config.tie_word_embeddings is False and not token_rows.tied(under)
 
 
 # the whole way
