@@ -99,7 +99,7 @@ def test_auto_takes_the_least_sharding_that_fits() -> None:
 
 
 def test_auto_says_where_nothing_fits() -> None:
-    made = planned("llama3.1_8b_full", "distributed.strategy=auto", gpus=8, memory_gib=10)
+    made = planned("llama3.1_8b_full", "distributed.strategy=auto", gpus=8, memory_gib=20)
     assert made.strategy == "zero3" and made.fits is False
     assert made.origins["strategy"].startswith("auto: none fits, zero3 needs least: ddp needs")
 
@@ -146,6 +146,15 @@ def test_a_users_configuration_that_is_not_reckoned_with_is_named() -> None:
     made = planned("llama3.1_8b_full", word, gpus=8)
     assert "contiguous_gradients" in made.origins["gradient_bytes_per_rank"]
     assert "deepspeed_config" not in planned("llama3.1_8b_full", gpus=8).origins["gradient_bytes_per_rank"]
+
+
+def test_the_step_of_the_optimizer_may_need_most() -> None:
+    """It copies the gradients of what it updates at once: of a billion parameters, or of fewer."""
+    words = ["distributed.strategy=zero3", "data.max_length=64", "training.per_device_train_batch_size=1"]
+    smaller = "distributed.deepspeed_config={zero_optimization: {sub_group_size: 100000000}}"
+    whole, pieces = planned("llama3.1_8b_full", *words), planned("llama3.1_8b_full", *words, smaller)
+    assert whole.origins["total_bytes_per_rank"].endswith("while the optimizer steps")
+    assert pieces.total_bytes_per_rank < whole.total_bytes_per_rank
 
 
 def test_eager_attention_and_quantised_products_take_more() -> None:

@@ -24,7 +24,7 @@ class Census:
 
     def __init__(self, folder: Path):
         self.recipe, self.folder = tiny.make(folder), folder
-        tiny.save_model(folder / "model", num_hidden_layers=3, **ODD)
+        tiny.save_model(folder / "model", **ODD)
         tiny.save_tokenizer(folder / "wide")
         tiny.save_model(folder / "wide", **WIDE)
         self._ranks = {world: Workers(world) for world in (1, 2)}
