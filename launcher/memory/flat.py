@@ -89,7 +89,9 @@ def _flat_gradients(setting: Setting, choices: Choices, flats: Sequence[Flat]) -
     if choices.stage == 2:
         return part, setting.trained_item
     whole = item * numel_of(setting.trained)
-    return (whole + part if apart else max(whole, part)), item
+    if apart:  # after the exchange, what lies in the bucket is not let go before the next forward pass
+        return max(whole, item * choices.bucket) + part, item
+    return max(whole, part), item
 
 
 def _flat_offloaded(made: Share, setting: Setting, choices: Choices, flats: Sequence[Flat]) -> Share:
