@@ -3,7 +3,6 @@
 PEFT's own merge quantises the sum again: of an update of a hundredth of the weight one percent was left (nf4).
 """
 
-import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -11,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from launcher.errors import CheckpointError
-from launcher.quantized_layers import is_quantized_layer
+from launcher.quantized_layers import dequantized, is_quantized_layer
 
 INT8_ERROR = 3e-2  # of the largest logit: 8-bit layers round their input, too, and a merged model does not
 
@@ -32,14 +31,12 @@ def merge_quantized(model: Any) -> Any:
 
 def stored_weight(layer: nn.Module) -> Tensor:
     """(out_features, in_features) in fp32: exactly what a quantised layer stands for."""
-    from bitsandbytes.functional import dequantize_4bit, int8_vectorwise_dequant
+    from bitsandbytes.functional import int8_vectorwise_dequant
 
     if type(layer).__name__ == "Linear8bitLt":
         scales = layer.state.SCB if layer.state.SCB is not None else layer.weight.SCB
         return int8_vectorwise_dequant(layer.weight.data, scales)
-    state = copy.copy(layer.weight.quant_state)
-    state.dtype = torch.float32
-    return dequantize_4bit(layer.weight.data, state)
+    return dequantized(layer.weight, layer.weight.quant_state, torch.float32)
 
 
 def arithmetic_error(model: Any, rounding: Mapping[torch.dtype, float]) -> float:

@@ -77,15 +77,12 @@ def _cast(model: Any, wanted: Wanted) -> None:
     """To the type of the export. A quantised base takes it when it is merged; only its configuration says so before."""
     if wanted.dtype == "auto":
         return
-    if not dequantize.is_quantized(model):
-        model.to(DTYPES[wanted.dtype])
-    elif wanted.merge:
+    if hasattr(model, "peft_config") and not wanted.merge:  # plain PEFT reads any adapter into fp32
+        raise RecipeError("an adapter stays in the type in which it was trained", fix="leave the dtype out, or merge")
+    if dequantize.is_quantized(model):
         model.get_base_model().config.dtype = DTYPES[wanted.dtype]
     else:
-        raise RecipeError(
-            f"export.dtype {wanted.dtype}: an adapter of a quantised base stays in the type in which it was trained",
-            fix="leave it out, or merge",
-        )
+        model.to(DTYPES[wanted.dtype])
 
 
 def reference(model: Any, held_out: dict[str, Any]) -> tuple[dict[str, Any], torch.Tensor]:

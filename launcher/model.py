@@ -15,7 +15,6 @@ import torch
 import transformers
 from transformers.initialization import no_init_weights
 from transformers.integrations import is_deepspeed_zero3_enabled
-from transformers.modeling_utils import set_quantized_state
 
 from launcher import activations, heads, inventory, losses, quantize, quantized_layers, shipped, token_rows
 from launcher.activation_memory import Decoder
@@ -111,7 +110,7 @@ def load(
         if not is_deepspeed_zero3_enabled():
             model.init_weights()
     elif recipe.method == "qlora":
-        with set_quantized_state(), torch.device("meta"):  # so that ZeRO-3 does not shard what has no storage
+        with torch.device("meta"):
             shape = auto_class.from_config(load_config(recipe)[0], trust_remote_code=section.trust_remote_code)
         layout = quantized_layers.layout(recipe, shape)
         options = quantize.load_options(layout, compute_dtype, device)
@@ -150,7 +149,7 @@ def facts(recipe: Recipe, task: ModuleType, adapter: ModuleType, tokenizer: Any 
         loss_reason="loss.implementation" if asked != "auto" else f"auto: {reason}",
         source=source,
         loss_way=partial(_loss_way, head, recipe.method) if fused else None,
-        quantized=layout and Quantized(layout.scheme.bits, str(layout), layout.remainder),
+        quantized=layout and Quantized(layout.scheme.quant_type, str(layout), layout.remainder),
         num_layers=getattr(config.get_text_config(), "num_hidden_layers", None),
         hidden_size=getattr(config.get_text_config(), "hidden_size", None),
         vocabulary=getattr(config.get_text_config(), "vocab_size", None),

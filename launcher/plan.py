@@ -1,7 +1,7 @@
 """All numbers that a run derives from its recipe and its world, each with where it came from. Pure: no torch, no files."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from launcher import activation_memory, batch_size, memory, precision, rhythm, strategy, weight_storage
@@ -11,7 +11,7 @@ from launcher.model_facts import ModelFacts
 from launcher.notes import Notes
 from launcher.recipe import Recipe
 from launcher.rhythm import OrderOf
-from launcher.support import Combination, needs, refusals
+from launcher.support import needs, refusals
 from launcher.world import World
 
 
@@ -117,7 +117,7 @@ def make(recipe: Recipe, world: World, facts: ModelFacts | None, order: OrderOf 
     _numerics(notes, recipe, world, facts)
     weight_storage.derive(notes, recipe, facts.quantized if facts else None)
     strategy.derive(notes, recipe, world, facts)
-    _refuse_combination(notes, recipe)
+    _refuse_combination(notes, recipe, facts)
     rhythm.derive(notes, recipe, order, data_note)
     memory.derive(notes, recipe, facts, world.memory_bytes)
     _sameness(notes, facts)
@@ -158,9 +158,10 @@ def _numerics(notes: Notes, recipe: Recipe, world: World, facts: ModelFacts | No
     notes.take("max_length", "data.max_length", recipe.data.max_length)
 
 
-def _refuse_combination(notes: Notes, recipe: Recipe) -> None:
+def _refuse_combination(notes: Notes, recipe: Recipe, facts: ModelFacts | None) -> None:
     """With what auto became, and on this device."""
-    combination = replace(Combination.of(recipe), strategy=notes["strategy"], precision=notes["precision"])
+    became = {"strategy": notes["strategy"], "precision": notes["precision"]}
+    combination = weight_storage.combination(recipe, facts.quantized if facts else None, **became)
     lacking = needs(combination) if notes["device"] == "cpu" else ()
     for rule in (*refusals(combination), *lacking):
         missing = f", and there is no {rule.hardware}" if rule.hardware else ""
@@ -171,7 +172,12 @@ def _sameness(notes: Notes, facts: ModelFacts | None) -> None:
     why = None
     if facts is not None and facts.has_dropout:
         why = "the model has dropout"
-    elif facts is not None and facts.quantized is not None and facts.quantized.bits == 8 and notes["device"] != "cpu":
+    elif (
+        facts is not None
+        and facts.quantized is not None
+        and facts.quantized.quant_type == "int8"
+        and notes["device"] != "cpu"
+    ):
         why = "int8 layers compute columns with outliers apart, in whole micro-batches"
     if why:
         text = f"equal on any number of ranks for the same per_device_train_batch_size ({why})"

@@ -51,15 +51,6 @@ def _weights(notes: Notes, recipe: Recipe, precision: str) -> None:
     elif dtype == "auto":
         dtype = precision if precision in HALF else "fp32"
         origin = "auto: frozen weights are kept in the compute precision"
-    # PEFT keeps its own matrices in fp32, but copies whole modules as they are.
-    copied = () if recipe.method == "full" else getattr(recipe.adapter, "modules_to_save", ())
-    if copied and dtype == "fp16":
-        raise RecipeError(
-            "adapter.modules_to_save would be trained in fp16, where updates vanish and loss scaling is impossible",
-            where=recipe.origin("adapter.modules_to_save"),
-            fix="set model.dtype=fp32",
-        )
-    if dtype == "bf16" and (copied or recipe.method == "full"):
-        who = "adapter.modules_to_save are" if copied else "the weights are"
-        origin += f"; {who} trained in bf16, so an update below 2^-8 of its weight is rounded away"
+    if dtype == "bf16" and recipe.method == "full":  # what an adapter trains, copies of modules too, is kept in fp32
+        origin += "; the weights are trained in bf16, so an update below 2^-8 of its weight is rounded away"
     notes.put("model_dtype", dtype, origin)

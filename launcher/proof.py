@@ -94,10 +94,7 @@ def compute_as_trained(model: torch.nn.Module, expected: dict) -> None:
     dtype = getattr(torch, expected["quantization"]["bnb_4bit_compute_dtype"])
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
-            module.support_avx512bf16_for_cpu = False
-            module.compute_dtype = module.weight.quant_state.dtype = dtype
-            if module.bias is not None:
-                module.bias.data = module.bias.data.to(module.compute_dtype)
+            module.compute_dtype, module.support_avx512bf16_for_cpu = dtype, False
 
 
 def grow(model: torch.nn.Module, vocabulary: int) -> None:

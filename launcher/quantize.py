@@ -7,13 +7,14 @@ after them fp32, a third more memory. What is trained is fp32 under either.
 
 import importlib.util
 from collections.abc import Callable
+from types import MethodType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from launcher.errors import EnvironmentProblem, RecipeError
-from launcher.quantized_layers import BLOCK, Layout, is_quantized_layer, uneven
+from launcher.quantized_layers import BLOCK, Layout, dequantized, is_quantized_layer, uneven
 
 MISSING = "method: qlora needs bitsandbytes, which is not installed"
 
@@ -43,12 +44,7 @@ def load_options(layout: Layout, compute_dtype: str | None, device: str) -> dict
 
 
 def settle(model: nn.Module, layout: Layout, compute_dtype: str | None) -> None:
-    """Make 4-bit layers compute the same function forward and backward, in training and in evaluation.
-
-    On a CPU with AVX512-BF16 bitsandbytes repacks a layer's weight at its first use without gradients: its scales are rounded to
-    bf16 for good, and every later backward pass goes past the layer (gradients off by more than their own size, without an error).
-    And its backward pass takes the weights in the type that they were loaded in, not in the one of the forward pass.
-    """
+    """Let 4-bit layers compute as `_forward` does, in `compute_dtype`."""
     from bitsandbytes.nn import Linear4bit
 
     found = {name for name, module in model.named_modules() if is_quantized_layer(module)}
@@ -58,8 +54,39 @@ def settle(model: nn.Module, layout: Layout, compute_dtype: str | None) -> None:
     for module in model.modules():
         if isinstance(module, Linear4bit):
             module.compute_dtype = model.config.quantization_config.bnb_4bit_compute_dtype
-            module.compute_type_is_set, module.support_avx512bf16_for_cpu = True, False
-            module.weight.quant_state.dtype = module.compute_dtype
+            module.forward = MethodType(_forward, module)
+
+
+def _forward(layer: Any, x: Tensor) -> Tensor:
+    """In place of bitsandbytes' own forward pass of a 4-bit layer; x (..., in_features) -> (..., out_features), in the type of x.
+
+    That one repacks the weight on a CPU with AVX512-BF16 at its first use without gradients: the scales are rounded to bf16 for
+    good, and every later backward pass goes past the layer, without an error.
+    """
+    dtype = layer.compute_dtype
+    bias = None if layer.bias is None else layer.bias.to(dtype)
+    return _Product.apply(x.to(dtype), layer.weight, bias, layer.weight.quant_state).to(x.dtype)
+
+
+class _Product(torch.autograd.Function):
+    """x W^T + b for a frozen W in 4 bits. Differs from bitsandbytes' in what it keeps and in the type of the backward pass.
+
+    It saves W in autograd's way, so that ZeRO-3 can take W apart and checkpointing can drop it; bitsandbytes holds on to the whole
+    weights of all layers between forward and backward. And it dequantises to the same type in both directions.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, state: Any) -> Tensor:
+        from bitsandbytes import matmul_4bit
+
+        ctx.save_for_backward(weight)
+        ctx.state = state
+        return matmul_4bit(x, weight, state, bias=bias)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (weight,) = ctx.saved_tensors
+        return gradient @ dequantized(weight, ctx.state, gradient.dtype), None, None, None
 
 
 def original_weights(model: Any) -> Callable[[str], Tensor]:

@@ -3,12 +3,13 @@
 From names and shapes alone, so the plan knows it before anything is loaded.
 """
 
+import copy
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from launcher.errors import RecipeError
 from launcher.recipe import Recipe
@@ -18,6 +19,7 @@ BLOCK = 64  # weights that share a scale
 SCALES_BLOCK = 256  # scales that share a scale of theirs
 EMBEDDINGS = "embeddings and head"
 CODE_BYTES = 16 * 4  # the sixteen values of a 4-bit code, kept by every layer
+SCALES_CODE_BYTES = 256 * 4  # the values of a scale's code, too
 
 
 @dataclass(frozen=True)
@@ -37,14 +39,14 @@ class Scheme:
         """Bytes of one linear layer's weight: of its codes, and of all that belongs to them.
 
         4 bits: half a byte a weight and a scale a block, fp32, or with double_quant one byte each, an fp32 scale for every 256 of
-        them and an fp32 offset. The table of 256 values that double_quant keeps once a process is not counted. 8 bits: one byte
-        a weight and an fp32 scale a row.
+        them, an fp32 offset, and a table of 256 values of its own. 8 bits: one byte a weight and an fp32 scale a row.
         """
         number = out_features * in_features
         if self.bits == 8:
             return number, 4 * out_features
         blocks = _ceil(number, BLOCK)
-        scales = blocks + 4 * _ceil(blocks, SCALES_BLOCK) + 4 if self.double_quant else 4 * blocks
+        outer = 4 * _ceil(blocks, SCALES_BLOCK) + 4 + SCALES_CODE_BYTES
+        scales = blocks + outer if self.double_quant else 4 * blocks
         return _ceil(number, 2), scales + CODE_BYTES
 
     def weight_bytes(self, out_features: int, in_features: int) -> int:
@@ -143,6 +145,15 @@ def is_quantized_layer(module: nn.Module) -> bool:
         "Linear4bit",
         "Linear8bitLt",
     )
+
+
+def dequantized(weight: Tensor, state: Any, dtype: torch.dtype) -> Tensor:
+    """(out_features, in_features) of a packed 4-bit weight, rounded to `dtype` once."""
+    from bitsandbytes.functional import dequantize_4bit
+
+    state = copy.copy(state)
+    state.dtype = dtype
+    return dequantize_4bit(weight.detach(), state)
 
 
 # --- what a checkpoint says of itself ---------------------------------------------------------------------------------

@@ -1,25 +1,21 @@
 """How the ranks share the work: each holds all of it (none, ddp), or DeepSpeed shards it (zero1, zero2, zero3)."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
-from launcher import memory, zero_config
+from launcher import weight_storage, zero_config
 from launcher.errors import RecipeError
+from launcher.memory import need
 from launcher.memory.cards import gib
 from launcher.model_facts import ModelFacts
 from launcher.notes import Notes
 from launcher.recipe import Recipe
-from launcher.support import Combination, refusals
+from launcher.support import refusals
 from launcher.world import World
 
 SHARE_TO_USE = 0.95  # of the card's memory, since activations are an estimate
-BY_SHARDING = (
-    "ddp",
-    "zero1",
-    "zero2",
-    "zero3",
-)  # each holds less than the one before it, and sends more or waits longer
+# Each holds less than the one before it, and sends more or waits longer.
+BY_SHARDING = ("ddp", "zero1", "zero2", "zero3")
 
 
 def derive(notes: Notes, recipe: Recipe, world: World, facts: ModelFacts | None) -> None:
@@ -50,11 +46,12 @@ def _choose(notes: Notes, recipe: Recipe, world: World, facts: ModelFacts | None
         return "ddp", "auto: ddp, since DeepSpeed, which zero1 to zero3 need, is not installed"
     needed: dict[str, int] = {}
     for strategy in BY_SHARDING:
-        if any(refusals(replace(Combination.of(recipe), strategy=strategy))):
+        chosen = {"strategy": strategy, "precision": notes["precision"]}
+        if any(refusals(weight_storage.combination(recipe, facts.quantized, **chosen))):
             continue
-        made = memory.measure(notes, recipe, facts, strategy, configuration(notes, recipe, facts, strategy))
-        if made is None:
-            return "ddp", "auto: ddp for more than one process, since the memory of this model is not known"
+        made = need.of(notes, recipe, facts, strategy, configuration(notes, recipe, facts, strategy))
+        if made is None or made.total is None:
+            return "ddp", "auto: ddp for more than one process, since the memory that this model needs is not known"
         needed[strategy] = made.total
         if made.total <= SHARE_TO_USE * world.memory_bytes:
             break

@@ -106,6 +106,12 @@ RULES = (
         lambda c: c.quantization != "none" and c.method != "qlora",
     ),
     Rule(
+        "distributed.strategy",
+        "8-bit layers hold on to their whole weights, so zero3 would save nothing",
+        "use zero2, or quantization.bits: 4",
+        lambda c: c.strategy == "zero3" and c.quantization == "int8",
+    ),
+    Rule(
         "training.precision",
         "TF32 is a way in which NVIDIA GPUs multiply",
         "use auto or fp32",

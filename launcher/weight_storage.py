@@ -1,10 +1,11 @@
 """How a run stores the weights that it does not train, and in what it multiplies them. Pure: no torch."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from launcher.errors import RecipeError
 from launcher.notes import Notes
 from launcher.recipe import Recipe
+from launcher.support import Combination
 
 COMPUTE_DTYPES = {"fp32": "float32", "tf32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
@@ -13,7 +14,7 @@ COMPUTE_DTYPES = {"fp32": "float32", "tf32": "float32", "bf16": "bfloat16", "fp1
 class Quantized:
     """A base whose linear layers are stored in few bits."""
 
-    bits: int
+    quant_type: str
     text: str
     remainder: str
 
@@ -29,7 +30,7 @@ def derive(notes: Notes, recipe: Recipe, quantized: Quantized | None) -> None:
     else:
         notes.put("quantization", quantized.text, quantized.remainder)
     asked = recipe.quantization.compute_dtype if recipe.quantization is not None else "auto"
-    if quantized is not None and quantized.bits == 8:
+    if quantized is not None and quantized.quant_type == "int8":
         notes.put("compute_dtype", None, "int8 layers compute as their input comes")
     elif asked == "auto":
         notes.put("compute_dtype", COMPUTE_DTYPES[notes["precision"]], "auto: the precision")
@@ -41,3 +42,10 @@ def derive(notes: Notes, recipe: Recipe, quantized: Quantized | None) -> None:
         )
     else:
         notes.take("compute_dtype", "quantization.compute_dtype", asked)
+
+
+def combination(recipe: Recipe, quantized: Quantized | None, **known: str) -> Combination:
+    """The choices of a recipe with what is `known` by now; a checkpoint that is quantised already decides its type itself."""
+    if quantized is not None:
+        known["quantization"] = quantized.quant_type
+    return replace(Combination.of(recipe), **known)  # type: ignore[arg-type]

@@ -437,6 +437,12 @@ BROKEN = [
         "model.dtype: fp16 weights would be converted to bf16",
     ),
     Case(
+        "adapter of another type",
+        GOOD + "export: {dtype: bf16}\n",
+        "5:10",
+        "export.dtype: an adapter stays in the type in which it was trained; use auto, or export.merge: true",
+    ),
+    Case(
         "three batch numbers",
         GOOD
         + "training:\n  global_batch_size: 8\n  gradient_accumulation_steps: 2\n  per_device_train_batch_size: 4\n",

@@ -15,6 +15,8 @@ def take(recipe_file: str, words: list[str]) -> dict[str, Any]:
     from launcher.output import Place
 
     prepared = run.prepare_all(recipe.load(recipe_file, words), engine.world())
+    if prepared.plan.method == "qlora":
+        _make_tables()
     gc.collect()
     gc.freeze()  # what is there already is not looked at again
     running = engine.Engine(prepared.plan)
@@ -32,6 +34,14 @@ def take(recipe_file: str, words: list[str]) -> dict[str, Any]:
     )
     on_host = plan.host_bytes_per_node // plan.processes_per_node
     return {"planned": dict(zip(PARTS, planned, strict=True)), "found": found, "on host": on_host}
+
+
+def _make_tables() -> None:
+    """Those that bitsandbytes makes once a process."""
+    import torch
+    from bitsandbytes import functional
+
+    functional.quantize_4bit(torch.zeros(64, 64), compress_statistics=True, quant_type="nf4")
 
 
 def _stock(ready: Any) -> dict[str, int]:
@@ -70,7 +80,7 @@ def _kinds(ready: Any) -> dict[str, int]:
     states = (value for state in ready.engine.optimizer.state.values() for value in state.values())
     kept = (value for module in ready.objective.modules() for value in (*vars(module).values(), *module.buffers()))
     named = {
-        "weights": _storages(tensor for p in parameters for tensor in (p.data, getattr(p, "ds_tensor", None))),
+        "weights": _storages(tensor for p in parameters for tensor in _parts_of(p)),
         "optimizer": _storages(
             [
                 *(strategy._flat_parts() if zero else ()),
@@ -85,6 +95,16 @@ def _kinds(ready: Any) -> dict[str, int]:
     known = beside.keys() | {pointer for storages in named.values() for pointer in storages}
     sums = {kind: sum(storages.values()) for kind, storages in named.items()}
     return sums | {"gradients": min(_others(known) for _ in range(SAMPLES))}
+
+
+def _parts_of(parameter: Any) -> Iterator[Any]:
+    """A parameter, its share under zero3, and what belongs to a quantised one."""
+    yield from (parameter.data, getattr(parameter, "ds_tensor", None), getattr(parameter, "SCB", None))
+    state = getattr(parameter, "quant_state", None)
+    if state is not None:
+        yield from (state.absmax, state.code)
+        if state.nested:
+            yield from (state.offset, state.state2.absmax, state.state2.code)
 
 
 def _others(known: set[int]) -> int:

@@ -8,6 +8,7 @@ import pytest
 import tiny
 from workers import Workers
 
+WIDE = {"hidden_size": 64, "intermediate_size": 192}  # whole blocks, for quantised layers
 ODD = {"hidden_size": 21, "intermediate_size": 35, "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 10}
 METHODS = {
     "lora": ["adapter.r=3"],
@@ -24,6 +25,8 @@ class Census:
     def __init__(self, folder: Path):
         self.recipe, self.folder = tiny.make(folder), folder
         tiny.save_model(folder / "model", num_hidden_layers=3, **ODD)
+        tiny.save_tokenizer(folder / "wide")
+        tiny.save_model(folder / "wide", **WIDE)
         self._ranks = {world: Workers(world) for world in (1, 2)}
 
     def of(self, world: int, *words: str) -> list[dict]:
@@ -51,6 +54,13 @@ def test_two_ranks_hold_what_is_planned(stock: Census, method: str, strategy: st
     check(stock.of(2, *METHODS[method], f"distributed.strategy={strategy}"))
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "zero2", "zero3"])
+def test_a_quantised_base_is_held_as_it_is_planned(stock: Census, strategy: str) -> None:
+    pytest.importorskip("bitsandbytes")
+    words = ["method=qlora", f"model.name_or_path={stock.folder / 'wide'}", "adapter.r=3"]
+    check(stock.of(2, *words, f"distributed.strategy={strategy}"))
+
+
 def check(ranks: list[dict]) -> None:
     for part in census.PARTS:
         assert max(rank["found"][part] for rank in ranks) == ranks[0]["planned"][part], part
@@ -74,6 +84,8 @@ ONE_MICRO_BATCH = ["training.global_batch_size=2"]
         ("full", "zero3", ["optimizer.name=sgd", "optimizer.momentum=0.9"]),
         ("full", "zero3", ["distributed.deepspeed_config={zero_optimization: {sub_group_size: 3000}}"]),
         ("full", "ddp", ["optimizer.name=adafactor"]),
+        ("full", "zero1", ["training.precision=fp16"]),
+        ("lora", "zero2", ["training.precision=fp16"]),
     ],
 )
 def test_batch_optimizer_and_configuration_count(stock: Census, method: str, strategy: str, more: list[str]) -> None:

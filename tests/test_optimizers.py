@@ -13,7 +13,8 @@ from adapted import Alone
 from torch import Tensor
 
 from launcher import adam, parts, saved_state
-from launcher.errors import EnvironmentProblem
+from launcher.errors import EnvironmentProblem, RecipeErrors
+from launcher.recipe import load
 
 LR, DECAY = 0.01, 0.1
 ON_CPU = [n for n in parts.names("optimizers") if not getattr(parts.load("optimizers", n), "NEEDS_GPU", False)]
@@ -332,6 +333,21 @@ def test_every_optimizer_declares_its_facts() -> None:
         assert isinstance(part.ELEMENTWISE, bool)
         assert part.Config().name == name
         assert part.state_bytes(part.Config(), (3, 5), 4, True) >= 0
+
+
+@pytest.mark.parametrize("name", parts.names("optimizers"))
+def test_zero_is_refused_where_it_would_be_another_training(recipe: Path, name: str) -> None:
+    """By the fact that the part declares; ddp holds whole tensors and takes them all."""
+    part = parts.load("optimizers", name)
+    shards = part.ELEMENTWISE and not getattr(part, "NEEDS_GPU", False)
+    assert shards is (name in ("adamw", "sgd", "lion"))
+    for strategy in ("zero1", "zero2", "zero3", "ddp"):
+        words = ["optimizer.name=" + name, f"distributed.strategy={strategy}"]
+        if shards or strategy == "ddp":
+            load(recipe, words)
+        else:
+            with pytest.raises(RecipeErrors, match=f"optimizer.name: {name}: .*ZeRO .*; use adamw"):
+                load(recipe, words)
 
 
 def test_muon_alone_and_with_nothing_for_it() -> None:

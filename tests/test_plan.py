@@ -14,6 +14,7 @@ from launcher.world import World
 
 WEIGHTS = (Weight((10, 8), True, hidden=True), Weight((20,), True, group=1), Weight((900,), False))
 FACTS = ModelFacts("Tiny", 1000, 100, 64, False, "fused", "auto: plain linear head", "here", weights=WEIGHTS)
+SHAPED = dataclasses.replace(FACTS, num_layers=2, hidden_size=8)  # as much as counting memory takes
 
 
 def make(path: Path, *overrides: str, world: World | None = None, facts: ModelFacts = FACTS) -> plan.Plan:
@@ -126,12 +127,12 @@ def test_the_loss_says_how_it_will_go_about_it(bare: Path) -> None:
 
 
 def test_bytes_are_parameters_times_their_size(bare: Path) -> None:
-    lora = make(bare, world=World(device="cuda", bf16=True))
+    lora = make(bare, world=World(device="cuda", bf16=True), facts=SHAPED)
     assert lora.weight_bytes_per_rank == 900 * 2 + 100 * 4
     assert (lora.gradient_bytes_per_rank, lora.optimizer_bytes_per_rank) == (400, 800)
-    sgd = make(bare, "optimizer.name=sgd", "optimizer.momentum=0.9")
+    sgd = make(bare, "optimizer.name=sgd", "optimizer.momentum=0.9", facts=SHAPED)
     assert sgd.optimizer_bytes_per_rank == 400
-    muon = make(bare, "optimizer.name=muon")
+    muon = make(bare, "optimizer.name=muon", facts=SHAPED)
     assert muon.optimizer_bytes_per_rank == 80 * 4 + 20 * 8
 
 
@@ -142,4 +143,5 @@ def test_an_optimizer_for_gpus_is_refused_on_a_cpu(bare: Path, name: str) -> Non
         match="command line: optimizer.name: its states are paged by CUDA, and there is no GPU; use adamw",
     ):
         make(bare, f"optimizer.name={name}")
-    assert make(bare, f"optimizer.name={name}", world=World(device="cuda", bf16=True)).optimizer_bytes_per_rank == 800
+    made = make(bare, f"optimizer.name={name}", world=World(device="cuda", bf16=True), facts=SHAPED)
+    assert made.optimizer_bytes_per_rank == 800

@@ -74,15 +74,13 @@ def test_half_precision_on_a_cpu_says_that_it_is_slow(recipe: Path, precision: s
 
 
 def test_weights_that_are_trained_in_half_precision(recipe: Path) -> None:
-    """bf16 with a word about it, fp16 not at all; modules that PEFT copies count, its own matrices are fp32."""
+    """bf16 with a word about it; what an adapter trains is fp32, modules that PEFT copies too."""
     lost, saved = "update below 2^-8 of its weight is rounded away", "adapter.modules_to_save=[lm_head]"
     assert lost in planned(recipe, *FULL, "model.dtype=bf16").origins["model_dtype"]
-    assert lost in planned(recipe, saved, "training.precision=bf16").origins["model_dtype"]
-    assert lost not in planned(recipe, "training.precision=bf16").origins["model_dtype"]
+    for words in ([], [saved]):
+        assert lost not in planned(recipe, *words, "training.precision=bf16").origins["model_dtype"]
     assert planned(recipe, *FULL, "training.precision=bf16").model_dtype == "fp32"
-    with pytest.raises(RecipeError, match="modules_to_save would be trained in fp16.*model.dtype=fp32"):
-        planned(recipe, saved, "training.precision=fp16")
-    assert planned(recipe, saved, "training.precision=fp16", "model.dtype=fp32").model_dtype == "fp32"
+    assert planned(recipe, saved, "training.precision=fp16").model_dtype == "fp16"
 
 
 def test_bf16_that_a_gpu_emulates_does_not_count(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -99,6 +99,26 @@ def test_in_fp32_every_strategy_is_one_process(lab: Lab, method: str, strategy: 
     assert all((tensors[name] - reference[name]).abs().max() < 1e-4 for name in tensors)
 
 
+OTHERS = (
+    "adapter.init_lora_weights=pissa_niter_2",  # decomposes weights that are sharded
+    "adapter.loraplus_lr_ratio=4",  # two groups, each flattened by itself
+    "optimizer.name=lion",  # a state of two kinds: a tensor and a plain number
+    "optimizer.learning_rate=1e-3",
+    "checkpoint.save_steps=5",
+)
+
+
+def test_another_start_and_another_optimizer_are_one_process_too(lab: Lab) -> None:
+    one = lab.train("others-none", 1, *OTHERS, "distributed.strategy=none", "training.gradient_accumulation_steps=null")
+    many = lab.train("others-zero3", 2, *OTHERS, "distributed.strategy=zero3", "export.verify=true")
+    assert tiny.losses(many) == pytest.approx(tiny.losses(one), rel=1e-5)
+    assert json.loads((many / "proof" / "verdict.json").read_text())["ok"]
+    whole = tiny.losses(many)
+    step = str(many / "checkpoints" / "step-00000005")
+    lab.run(2, many, *OTHERS, "distributed.strategy=zero3", "--resume", step)
+    assert tiny.losses(many) == whole
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize(("method", "precision"), [("lora", "bf16"), ("full", "bf16")])
 def test_in_bf16_a_strategy_changes_less_than_the_precision_does(

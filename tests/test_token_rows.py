@@ -12,7 +12,8 @@ from tasks.families import VOCABULARY, assert_same, loss_and_gradients
 from torch import nn
 
 from launcher import heads, model, parts, proof, recipe, token_rows
-from launcher.errors import RecipeError
+from launcher.errors import RecipeError, RecipeErrors
+from launcher.recipe import load as load_recipe
 from launcher.tasks.causal_lm.objective import Objective
 
 TASK = parts.load_whole("tasks", "causal_lm")
@@ -202,6 +203,18 @@ def test_a_method_that_trains_no_rows_is_refused(recipe: Path) -> None:
     )
     with pytest.raises(RecipeError, match="1 tokens of the vocabulary must be learned, and method other trains none"):
         token_rows.fit(made, other, tokenizer)
+
+
+def test_zero3_is_refused_for_single_rows(recipe: Path) -> None:
+    """By the recipe alone; method full trains the whole matrix."""
+    zero3 = "distributed.strategy=zero3"
+    for words in ([ADDED], ["adapter.trainable_tokens=[cat]"]):
+        with pytest.raises(
+            RecipeErrors, match="zero3: PEFT reads single rows of a matrix past ZeRO's sharding.*use zero2"
+        ):
+            load_recipe(recipe, [*words, zero3])
+        load_recipe(recipe, [*words, "distributed.strategy=zero2"])
+    load_recipe(recipe, [ADDED, "method=full", "adapter=null", zero3])
 
 
 def test_the_plan_counts_the_rows(recipe: Path) -> None:

@@ -4,9 +4,8 @@ Pure arithmetic on shapes, to the byte, so that a plan and the engine can be com
 flattened group is padded), it is the rank that holds most.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from launcher.model_facts import Weight
 
@@ -38,7 +37,7 @@ class Share:
 
 @dataclass(frozen=True)
 class Setting:
-    """What the bytes follow from. `frozen_item` and `trained_item`: bytes of an element; `deepspeed`: its configuration."""
+    """What the bytes follow from. `frozen_item` and `trained_item`: bytes of an element."""
 
     weights: Sequence[Weight]
     frozen_item: int
@@ -46,7 +45,6 @@ class Setting:
     world_size: int
     accumulates: bool
     state_bytes: StateBytes
-    deepspeed: Mapping[str, Any] | None = None
 
     @property
     def trained(self) -> list[Weight]:
@@ -56,6 +54,11 @@ class Setting:
         if weight.stored is not None:
             return weight.stored.codes + weight.stored.scales
         return weight.numel * (self.trained_item if weight.trained else self.frozen_item)
+
+    @property
+    def largest_gradient(self) -> int:
+        """Bytes of the gradient of one weight, as it is before it is added to what it belongs to."""
+        return self.trained_item * max(weight.numel for weight in self.trained)
 
     @property
     def frozen_bytes(self) -> int:
@@ -74,4 +77,5 @@ def replicated(setting: Setting) -> Share:
         gradients=gradients,
         optimizer=sum(setting.state_bytes(w.shape, setting.trained_item, w.hidden) for w in setting.trained),
         communication=gradients if setting.world_size > 1 and setting.accumulates else 0,
+        exchange=setting.largest_gradient if setting.accumulates else 0,
     )

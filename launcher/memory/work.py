@@ -29,10 +29,6 @@ class Work:
     recomputed: int
     formula: str
 
-    @property
-    def peak(self) -> int:
-        return self.kept + max(self.loss, self.recomputed)
-
 
 @dataclass(frozen=True)
 class Batch:

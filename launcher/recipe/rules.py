@@ -79,6 +79,8 @@ def _method(recipe: Sections) -> Iterator[Finding]:
         yield "model.init", f"random weights are nothing to adapt; use method: full (this is method: {recipe.method})"
     if recipe.method == "full" and recipe.export.merge:
         yield "export.merge", "there is no adapter to merge under method: full"
+    if recipe.method != "full" and recipe.export.dtype != "auto" and not recipe.export.merge:
+        yield "export.dtype", "an adapter stays in the type in which it was trained; use auto, or export.merge: true"
 
 
 def _quantization(recipe: Sections) -> Iterator[Finding]:
