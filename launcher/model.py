@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 import transformers
+from transformers.initialization import no_init_weights
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from launcher import activations, heads, inventory, losses, quantize, quantized_layers, shipped, token_rows
 from launcher.activation_memory import Decoder
@@ -97,12 +99,16 @@ def load(
     auto_class = getattr(transformers, task.AUTO_CLASS)
     attention = section.attn_implementation or "sdpa"
     if section.init is not None:
-        model = auto_class.from_config(
-            _config_from(section.init),
-            dtype=DTYPES[dtype],
-            attn_implementation=attention,
-            trust_remote_code=section.trust_remote_code,
-        )
+        # Under ZeRO-3, transformers leaves out what each layer draws by itself; so do we elsewhere, for one seed to mean one model.
+        with no_init_weights():
+            model = auto_class.from_config(
+                _config_from(section.init),
+                dtype=DTYPES[dtype],
+                attn_implementation=attention,
+                trust_remote_code=section.trust_remote_code,
+            )
+        if not is_deepspeed_zero3_enabled():
+            model.init_weights()
     elif recipe.method == "qlora":
         with torch.device("meta"):
             shape = auto_class.from_config(load_config(recipe)[0], trust_remote_code=section.trust_remote_code)

@@ -18,7 +18,7 @@ HIDE = """\
 import importlib.machinery as machinery
 found = machinery.PathFinder.find_spec
 def find_spec(cls, name, *rest):
-    return None if name.split(".")[0] in {"trl", "liger_kernel", "pydantic"} else found(name, *rest)
+    return None if name.split(".")[0] in {"trl", "liger_kernel", "pydantic", "deepspeed"} else found(name, *rest)
 machinery.PathFinder.find_spec = classmethod(find_spec)
 """
 SLOW_PROGRAM = """\
