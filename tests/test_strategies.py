@@ -1,6 +1,7 @@
 """none, ddp, zero1, zero2 and zero3 are the same training: losses, norms, evaluation, exports, and resuming across them."""
 
 import json
+import os
 import shutil
 import threading
 from collections.abc import Iterator
@@ -240,3 +241,9 @@ def test_a_configuration_that_contradicts_the_recipe_is_refused_by_both_names(
     assert tiny.train(recipe, *words, f"output_dir={tmp_path / 'run'}") == 89
     said = capsys.readouterr().err
     assert key in said and ("distributed.strategy" in said if value else "optimizer of the recipe" in said)
+
+
+def test_a_closed_engine_leaves_no_process_group_behind(recipe: Path, tmp_path: Path) -> None:
+    """ZeRO gives a single process a process group; what this process starts later must not look for it."""
+    assert tiny.train(recipe, "distributed.strategy=zero1", f"output_dir={tmp_path / 'run'}") == 0
+    assert not {"RANK", "WORLD_SIZE", "MASTER_PORT", "ACCELERATE_USE_DEEPSPEED"} & os.environ.keys()

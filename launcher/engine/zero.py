@@ -43,7 +43,7 @@ class Zero:
         self.in_step = self.stage == 3  # every forward pass gathers weights, so all ranks must make as many
         self.loss_scale: ZeroLossScale | None = None
         self._autocasts = plan.precision == "bf16" and "bf16" not in plan.deepspeed
-        _set_environment(plan.device)
+        self._rendezvous = _set_environment(plan.device)
         # On a CPU, Accelerate sees a single process unless the backend is asked for.
         backend = "gloo" if plan.device == "cpu" else "nccl"
         self.accelerator = Accelerator(
@@ -192,7 +192,8 @@ class Zero:
         if hasattr(self, "_wrapped"):
             self._wrapped.destroy()
             del self._wrapped, self._sharded
-        os.environ.pop("ACCELERATE_USE_DEEPSPEED", None)
+        for name in ("ACCELERATE_USE_DEEPSPEED", *self._rendezvous):
+            os.environ.pop(name, None)
         comm.cdb = groups._WORLD_GROUP = groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = groups.mesh_device = None
         groups._ALL_TO_ALL_GROUP.clear()
         torch_autocast.TORCH_AUTOCAST_INITIALIZED = False
@@ -251,8 +252,8 @@ def _parts(value: Tensor, part: Tensor) -> list[Tensor]:
     return list(flat.chunk(dist.get_world_size()))
 
 
-def _set_environment(device: str) -> None:
-    """What DeepSpeed and Accelerate read from the environment."""
+def _set_environment(device: str) -> tuple[str, ...]:
+    """What DeepSpeed and Accelerate read from the environment. Returns the names that must go with this engine."""
     if device == "cpu":
         os.environ |= {"DS_ACCELERATOR": "cpu", "ACCELERATE_TORCH_DEVICE": "cpu"}
     os.environ.pop("ACCELERATE_USE_CPU", None)  # drops DeepSpeed without a word
@@ -267,12 +268,15 @@ def _set_environment(device: str) -> None:
     ops.__compatible_ops__["deepspeed_shm_comm"] = False
     logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*_tensor` is deprecated", category=FutureWarning)  # its collectives
-    if "RANK" not in os.environ:  # a single process has a process group, too
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        os.environ |= {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
-        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    if "RANK" in os.environ:
+        return ()
+    with socket.socket() as probe:  # a single process has a process group, too
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    alone = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"}
+    alone |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    os.environ |= alone
+    return tuple(alone)
 
 
 def _leaf_modules(objective: nn.Module, names: tuple[str, ...] | None) -> list[nn.Module]:
