@@ -48,8 +48,14 @@ def stock(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Census]:
     made.close()
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "zero1", "zero2", "zero3"])
-@pytest.mark.parametrize("method", METHODS)
+CELLS = [(method, strategy) for method in METHODS for strategy in ("ddp", "zero1", "zero2", "zero3")]
+
+
+@pytest.mark.parametrize(
+    ("method", "strategy"),
+    # DeepSpeed's own autocast, which exchanges in two types, is for zero3.
+    [cell for cell in CELLS if "autocast" not in cell[0] or cell[1] in ("zero2", "zero3")],
+)
 def test_two_ranks_hold_what_is_planned(stock: Census, method: str, strategy: str) -> None:
     check(stock.of(2, *METHODS[method], f"distributed.strategy={strategy}"))
 
