@@ -6,6 +6,7 @@ saved, is the same in any world.
 """
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -27,7 +28,11 @@ class LossScale:
     @property
     def value(self) -> float:
         """What the loss of the global batch is multiplied with."""
-        return self.scaler.get_scale() * self._world_size
+        return self.of_rank * self._world_size
+
+    @property
+    def of_rank(self) -> float:
+        return self.scaler.get_scale()
 
     def after_step(self, grad_norm: float) -> None:
         """Say that a step was skipped. Raises NonFiniteError when gradients overflow at every scale."""
@@ -43,34 +48,32 @@ class LossScale:
 
 
 class ZeroLossScale:
-    """The same for DeepSpeed's scaler, which is made to count as GradScaler does, and to leave the end to us."""
+    """The same where DeepSpeed scales: `use` is told the factor of this rank's loss whenever it changes."""
 
-    def __init__(self, scaler: Any, world_size: int):
-        self.scaler, self._world_size = scaler, world_size
-        scaler.cur_scale /= world_size
-        scaler.min_scale = 0.0  # there it would raise an error of its own
-        self._set_good_steps(0)
+    def __init__(self, use: Callable[[float], None], world_size: int):
+        self._use, self._world_size = use, world_size
+        self.load({"scale": 2.0**precision.INITIAL_SCALE_POWER, "good_steps": 0})
 
     @property
-    def value(self) -> float:
-        return float(self.scaler.cur_scale * self._world_size)
+    def of_rank(self) -> float:
+        return self.value / self._world_size
 
     def after_step(self, grad_norm: float) -> None:
+        """`grad_norm` is not finite where DeepSpeed skipped the step."""
         if not math.isfinite(grad_norm):
-            self._set_good_steps(0)
+            self.load({"scale": self.value / 2, "good_steps": 0})
+        elif self._good_steps + 1 == precision.GROWTH_INTERVAL:
+            self.load({"scale": self.value * 2, "good_steps": 0})
+        else:
+            self._good_steps += 1
         _judge(grad_norm, self.value)
 
     def state(self) -> dict[str, Any]:
-        good_steps = (self.scaler.cur_iter - self.scaler.last_overflow_iter - 2) % self.scaler.scale_window
-        return {"scale": self.value, "good_steps": good_steps}
+        return {"scale": self.value, "good_steps": self._good_steps}
 
     def load(self, state: dict[str, Any]) -> None:
-        self.scaler.cur_scale = state["scale"] / self._world_size
-        self._set_good_steps(state["good_steps"])
-
-    def _set_good_steps(self, number: int) -> None:
-        """DeepSpeed leaves out the first good step after an overflow."""
-        self.scaler.last_overflow_iter = self.scaler.cur_iter - 2 - number
+        self.value, self._good_steps = float(state["scale"]), int(state["good_steps"])
+        self._use(self.of_rank)
 
 
 def _judge(grad_norm: float, scale: float) -> None:

@@ -9,6 +9,7 @@ from launcher.recipe import Recipe
 from launcher.world import World
 
 HALF = ("bf16", "fp16")
+COMPUTE_DTYPES = {"fp32": "float32", "tf32": "float32", "bf16": "bfloat16", "fp16": "float16"}  # PyTorch's names
 INITIAL_SCALE_POWER, GROWTH_INTERVAL = 16, 2000  # fp16: the first loss scale is 2^16; steps until it is doubled
 
 

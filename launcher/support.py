@@ -181,16 +181,10 @@ RULES = (
         lambda c: c.zero_plus_plus and c.strategy != "zero3",
     ),
     Rule(
-        "training.precision",
-        "DeepSpeed scales the loss by the type of what is trained, which is fp32 under zero3, so small gradients vanish",
-        "use bf16 or fp32, or distributed.strategy zero2",
-        lambda c: c.precision == "fp16" and c.strategy == "zero3",
-    ),
-    Rule(
         "distributed.zero_quantized_weights",
         "DeepSpeed sends weights as 8-bit numbers only where nothing is computed under autocast",
         "set method: full and model.dtype: bf16, or training.precision: fp32, or take it out",
-        lambda c: c.zero_quantized_weights and c.precision == "bf16" and not c.bf16_weights,
+        lambda c: c.zero_quantized_weights and c.precision in ("bf16", "fp16") and not c.bf16_weights,
     ),
     Rule(
         "distributed.zero_quantized_weights",

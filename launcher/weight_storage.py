@@ -4,10 +4,9 @@ from dataclasses import dataclass, replace
 
 from launcher.errors import RecipeError
 from launcher.notes import Notes
+from launcher.precision import COMPUTE_DTYPES
 from launcher.recipe import Recipe
 from launcher.support import Combination
-
-COMPUTE_DTYPES = {"fp32": "float32", "tf32": "float32", "bf16": "bfloat16", "fp16": "float16"}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.errors import RecipeError
-from launcher.precision import GROWTH_INTERVAL, INITIAL_SCALE_POWER
+from launcher.precision import COMPUTE_DTYPES, HALF
 from launcher.recipe import Recipe
 from launcher.section import plain
 
@@ -29,9 +29,10 @@ DECIDED_BY = {
     "zero_optimization.zero_hpz_partition_size": "distributed.zero_hpz_partition_size",
     "gradient_clipping": "training.max_grad_norm",
     "bf16.enabled": "training.precision and model.dtype",
-    "fp16.enabled": "training.precision",
-    "fp16.loss_scale": "training.precision (the scale follows the gradients)",
-    "fp16.min_loss_scale": "training.precision (below 1 the run ends)",
+    **dict.fromkeys(
+        (f"fp16.{key}" for key in ("enabled", "loss_scale", "initial_scale_power", "loss_scale_window", "hysteresis")),
+        "training.precision (the launcher scales the loss by itself)",
+    ),
     "torch_autocast.enabled": "training.precision",
     "torch_autocast.dtype": "training.precision",
     "train_batch_size": "training.global_batch_size (the launcher accumulates by itself)",
@@ -133,18 +134,16 @@ def _sizes(strategy: str, shape: Shape) -> dict[str, Any]:
 
 
 def _precision(precision: str, trains_bf16: bool, gathers_trained: bool) -> dict[str, Any]:
-    """bf16 weights that are trained get fp32 masters from DeepSpeed; fp32 weights are multiplied in bf16 under autocast.
+    """bf16 weights that are trained get fp32 masters from DeepSpeed; fp32 weights are multiplied in 16 bits under autocast.
 
-    DeepSpeed's autocast gathers fp32 weights as bf16, so that no converted copy outlives them until the backward pass, but it
-    exchanges gradients in bf16, too. Where there is nothing to gather, the engine's own is exact.
+    DeepSpeed's autocast gathers fp32 weights in 16 bits, so that no converted copy outlives them until the backward pass. Where
+    there is nothing to gather, the engine's own does the same. DeepSpeed's fp16 would round the weights that are trained, and
+    all that is computed with them, where autocast rounds products only.
     """
-    if precision == "fp16":
-        scale = {"initial_scale_power": INITIAL_SCALE_POWER, "loss_scale_window": GROWTH_INTERVAL, "hysteresis": 1}
-        return {"fp16": {"enabled": True, "loss_scale": 0} | scale}
     if trains_bf16:
         return {"bf16": {"enabled": True}, "data_types": {"grad_accum_dtype": "fp32"}}
-    if precision == "bf16" and gathers_trained:
-        return {"torch_autocast": {"enabled": True, "dtype": "bfloat16"}}
+    if precision in HALF and gathers_trained:
+        return {"torch_autocast": {"enabled": True, "dtype": COMPUTE_DTYPES[precision]}}
     return {}
 
 

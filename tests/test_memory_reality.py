@@ -92,6 +92,7 @@ ONE_MICRO_BATCH = ["training.global_batch_size=2"]
         ("full", "ddp", ["optimizer.name=adafactor"]),
         ("full", "zero1", ["training.precision=fp16"]),
         ("lora", "zero2", ["training.precision=fp16"]),
+        ("full", "zero3", ["training.precision=fp16"]),
     ],
 )
 def test_batch_optimizer_and_configuration_count(stock: Census, method: str, strategy: str, more: list[str]) -> None:

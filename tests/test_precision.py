@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 from torch import nn
 
 import launcher.recipe
-from launcher import engine, log, plan, precision, zero_config
+from launcher import engine, log, plan, precision
 from launcher.engine import Engine
 from launcher.errors import NonFiniteError, RecipeError, RecipeErrors
 from launcher.loss_scale import LossScale, ZeroLossScale
@@ -46,14 +46,14 @@ def test_what_a_device_only_pretends_to_do_is_refused(recipe: Path, precision: s
         planned(recipe, f"training.precision={precision}", world=world)
 
 
-def test_fp16_without_a_loss_scale_is_refused(recipe: Path) -> None:
+def test_what_a_precision_rules_out_is_refused(recipe: Path) -> None:
     """Also where auto becomes fp16, which only the plan knows."""
-    sharded = "distributed.strategy=zero3"
-    with pytest.raises(RecipeErrors, match="command line.*training.precision: fp16: .*under zero3, so small gradients"):
-        planned(recipe, sharded, "training.precision=fp16")
-    with pytest.raises(RecipeError, match="training.precision: .*under zero3, so small gradients.*zero2"):
-        planned(recipe, sharded, world=OLD_GPU)
-    assert planned(recipe, "distributed.strategy=zero2", world=OLD_GPU).precision == "fp16"
+    words = ["distributed.strategy=zero3", "distributed.zero_quantized_weights=true"]
+    with pytest.raises(RecipeErrors, match="command line.*zero_quantized_weights: .*computed under autocast"):
+        planned(recipe, *words, "training.precision=fp16")
+    with pytest.raises(RecipeError, match="zero_quantized_weights: .*computed under autocast.*fp32"):
+        planned(recipe, *words, world=OLD_GPU)
+    assert planned(recipe, words[0], world=OLD_GPU).precision == "fp16"
 
 
 def test_auto_does_not_contradict_the_weights(recipe: Path) -> None:
@@ -216,14 +216,12 @@ def test_the_scale_of_a_rank_holds_its_share_of_the_world() -> None:
     assert four.state() == one.state() == {"scale": 8.0, "good_steps": 5}
 
 
-def test_deepspeeds_scale_moves_as_pytorchs_does(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_zero_s_scale_moves_as_pytorchs_does(monkeypatch: pytest.MonkeyPatch) -> None:
     """In the same steps, from any state on, in a larger world."""
-    loss_scaler = pytest.importorskip("deepspeed.runtime.fp16.loss_scaler")
     monkeypatch.setattr(precision, "GROWTH_INTERVAL", 3)
-    monkeypatch.setattr(loss_scaler.dist, "get_rank", lambda: 1)
-    options = {"min_scale": 1, "delayed_shift": 1, "consecutive_hysteresis": False, "dtype": torch.half}
-    torchs = LossScale(torch.device("cpu"), 1)
-    sharded = ZeroLossScale(loss_scaler.DynamicLossScaler(2.0**16, 3, **options), 4)
+    torchs, used = LossScale(torch.device("cpu"), 1), []
+    sharded = ZeroLossScale(used.append, 4)
+    assert used == [2.0**14]
     weight = torch.zeros(1, requires_grad=True)
     optimizer = torch.optim.SGD([weight])
     torchs.scaler.scale(weight)
@@ -231,12 +229,10 @@ def test_deepspeeds_scale_moves_as_pytorchs_does(monkeypatch: pytest.MonkeyPatch
         weight.grad = torch.full((1,), float(norm))
         torchs.scaler.step(optimizer)
         torchs.scaler.update()
-        sharded.scaler.update_scale(not math.isfinite(norm))
         for scale in (torchs, sharded):
             scale.after_step(norm)
         assert sharded.state() == torchs.state()
-        assert sharded.scaler.cur_scale * 4 == torchs.value
-        sharded.load(torchs.state())
+        assert used[-1] * 4 == sharded.of_rank * 4 == torchs.value
 
 
 @pytest.mark.parametrize(("dtype", "kept"), [("auto", True), ("bf16", False)])
@@ -253,14 +249,13 @@ def test_small_updates_of_fp32_weights_are_kept_under_bf16(start, dtype: str, ke
 # whole runs
 
 
-@pytest.mark.parametrize("strategy", ["none", "zero2"])
+@pytest.mark.parametrize("strategy", ["none", "zero2", "zero3"])
 def test_a_run_in_fp16_skips_goes_on_and_resumes(
     recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], strategy: str
 ) -> None:
     """The scale is too high at first and grows every other step, so that overflows come again and again."""
-    for module in (precision, zero_config):
-        monkeypatch.setattr(module, "INITIAL_SCALE_POWER", 21)
-        monkeypatch.setattr(module, "GROWTH_INTERVAL", 2)
+    monkeypatch.setattr(precision, "INITIAL_SCALE_POWER", 21)
+    monkeypatch.setattr(precision, "GROWTH_INTERVAL", 2)
     words = ["training.precision=fp16", "training.max_steps=13", "checkpoint.save_steps=3", "evaluation.eval_steps=1"]
     words += [f"distributed.strategy={strategy}", "evaluation.metrics=[loss]", "logging.trackers=[jsonl,console]"]
     whole = tmp_path / "whole"

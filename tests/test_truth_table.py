@@ -135,8 +135,10 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Runs]:
     made.close()
 
 
-LOSSES = ("train/loss", "eval/loss")
-METRICS = {LOSSES: 1e-5, ("train/grad_norm",): 1e-4}  # and how far rounding in fp32 may move them
+LOSSES, NORMS = ("train/loss", "eval/loss"), ("train/grad_norm",)
+ROUNDING = {LOSSES: 1e-5, NORMS: 1e-4}  # how far fp32 may move them
+# In 16 bits both sides are off the exact value, each by what the precision costs: norms show the whole of it, losses less.
+COSTS = {LOSSES: 1, NORMS: 2}
 
 
 def difference(a: Path, b: Path, metrics: tuple[str, ...]) -> float:
@@ -153,9 +155,11 @@ def check(runs: Runs, combination: Combination) -> None:
     """Losses and norms are those of one process that recomputes nothing: to rounding, or to less than the precision costs."""
     single = dataclasses.replace(combination, strategy="none", activation_checkpointing="off")
     exact = dataclasses.replace(single, precision="fp32")
-    for metrics, rounding in METRICS.items():
-        costs = 0 if combination.precision == "fp32" else difference(runs.of(single), runs.of(exact), metrics)
-        assert difference(runs.of(combination), runs.of(single), metrics) <= rounding + costs, metrics
+    for metrics, allowed in ROUNDING.items():
+        if combination.precision != "fp32":
+            allowed += COSTS[metrics] * difference(runs.of(single), runs.of(exact), metrics)
+        found = difference(runs.of(combination), runs.of(single), metrics)
+        assert found <= allowed, f"{metrics} {found:.2g} off, {allowed:.2g} allowed"
 
 
 @pytest.mark.parametrize("chosen", SAMPLE, ids=lambda chosen: "-".join(chosen).replace(" ", "_"))
@@ -171,7 +175,7 @@ def test_every_run_of_the_covering_set_trains_like_one_process(runs: Runs, tmp_p
         try:
             check(runs, Combination(**dict(zip(CHOICES, chosen, strict=True))))
         except AssertionError as error:
-            failed.append(f"{chosen}: {str(error)[-300:]}")
+            failed.append(f"{chosen}: {str(error).splitlines()[0]}")
     counts = Counter({name: len(found) for name, found in BY_VERDICT.items()})
     print(json.dumps({**counts, "run": len(COVERING), "failed": len(failed)}))
     assert not failed, "\n".join(failed)

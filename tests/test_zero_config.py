@@ -40,7 +40,7 @@ def test_the_stage_is_the_strategy_s(recipe: Path, strategy: str, stage: int) ->
         ("fp32", False, set()),
         ("bf16", False, {"torch_autocast"}),
         ("bf16", True, {"bf16", "data_types"}),
-        ("fp16", False, {"fp16"}),
+        ("fp16", False, {"torch_autocast"}),
     ],
 )
 def test_each_precision_has_its_section(recipe: Path, precision: str, bf16: bool, expected: set[str]) -> None:
@@ -50,7 +50,6 @@ def test_each_precision_has_its_section(recipe: Path, precision: str, bf16: bool
 
 
 def test_deepspeed_s_autocast_is_for_weights_that_it_gathers(recipe: Path) -> None:
-    """It exchanges gradients in bf16, which an adapter, or weights that are whole anyway, need not suffer."""
     assert "torch_autocast" in make(recipe, "method=full", "adapter=null")
     assert "torch_autocast" not in make(recipe)
     assert "torch_autocast" not in make(recipe, "method=full", "adapter=null", strategy="zero2")
@@ -117,6 +116,10 @@ def test_a_user_s_file_adds_and_may_choose_sizes(recipe: Path, tmp_path: Path) -
             ("gradient_accumulation_steps is 4", "training.gradient_accumulation_steps"),
         ),
         ({"bf16": {"enabled": True}}, ("bf16.enabled is true", "training.precision")),
+        (
+            {"fp16": {"enabled": True, "loss_scale_window": 9}},
+            ("fp16.enabled is true", "loss_scale_window is 9", "by itself"),
+        ),
         (
             {"zero_optimization": {"offload_param": {"device": "cpu"}}},
             ("offload_param.device", "distributed.offload_param"),

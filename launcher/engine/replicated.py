@@ -84,7 +84,7 @@ class Replicated:
 
     def gradients(self) -> Iterator[Gradient]:
         """Of each trained parameter, after the last backward pass of a step and before the step."""
-        scale = self.loss_scale.scaler.get_scale() if self.loss_scale is not None else 1.0
+        scale = self.loss_scale.of_rank if self.loss_scale is not None else 1.0
         for name, parameter in self.objective.named_parameters():
             if parameter.requires_grad:
                 yield name, None if parameter.grad is None else parameter.grad / scale

@@ -23,6 +23,7 @@ from launcher.engine.replicated import Gradient, OptimizerState, as_state, as_te
 from launcher.errors import EnvironmentProblem
 from launcher.loss_scale import ZeroLossScale
 from launcher.plan import Plan
+from launcher.precision import COMPUTE_DTYPES, HALF
 from launcher.shards import full_shape
 
 # DeepSpeed's optimizer -> its attribute for what it updates on this rank.
@@ -31,7 +32,7 @@ FLAT_PARTS = {
     "BF16_Optimizer": "fp32_groups_flat_partition",  # zero1 with bf16 weights
     "DeepSpeedZeroOptimizer_Stage3": "fp32_partitioned_groups_flat",
 }
-MASTER = "master"  # the state that holds the fp32 copy of a parameter that is kept in bf16 or fp16
+MASTER = "master"  # the state that holds the fp32 copy of a parameter that is kept in bf16
 
 
 class Zero:
@@ -42,7 +43,7 @@ class Zero:
         self.plan, self.stage = plan, plan.deepspeed["zero_optimization"]["stage"]
         self.in_step = self.stage == 3  # every forward pass gathers weights, so all ranks must make as many
         self.loss_scale: ZeroLossScale | None = None
-        self._autocasts = plan.precision == "bf16" and "bf16" not in plan.deepspeed
+        self._autocasts = plan.precision in HALF and "bf16" not in plan.deepspeed
         self._rendezvous = _set_environment(plan.device)
         # On a CPU, Accelerate sees a single process unless the backend is asked for.
         backend = "gloo" if plan.device == "cpu" else "nccl"
@@ -90,16 +91,17 @@ class Zero:
         if type(self._wrapped).__name__ != "DeepSpeedEngine" or self._wrapped.zero_optimization_stage() != self.stage:
             raise AssertionError(f"strategy {self.plan.strategy} gave a {type(self._wrapped).__name__}")
         self._sharded = self._wrapped.optimizer
-        if (
-            "torch_autocast" in self.plan.deepspeed
-        ):  # for gathering weights; gradients are exchanged as they are added up
+        if "torch_autocast" in self.plan.deepspeed:  # it is for gathering weights alone
             self._sharded.get_param_comm_dtype = lambda parameter: torch.float32
+            self._sharded.torch_autocast_gradscaler = None
         if self.plan.precision == "fp16":
-            self.loss_scale = ZeroLossScale(self._sharded.loss_scaler, self.plan.world_size)
+            self.loss_scale = ZeroLossScale(self._sharded.override_loss_scale, self.plan.world_size)
         return self._wrapped
 
     def autocast(self) -> AbstractContextManager[None]:
-        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self._autocasts)
+        return torch.autocast(
+            self.accelerator.device.type, getattr(torch, COMPUTE_DTYPES[self.plan.precision]), enabled=self._autocasts
+        )
 
     def no_sync(self) -> AbstractContextManager[None]:
         return nullcontext()  # `backward` tells DeepSpeed where the step ends
@@ -148,7 +150,7 @@ class Zero:
         """Gathers the gradient of one parameter after the other; all ranks must come along."""
         from deepspeed.utils import safe_get_full_grad
 
-        scale = self.loss_scale.scaler.cur_scale if self.loss_scale is not None else 1.0
+        scale = self.loss_scale.of_rank if self.loss_scale is not None else 1.0
         for name, parameter in self._trained():
             gradient = safe_get_full_grad(parameter)
             yield name, None if gradient is None else gradient / scale

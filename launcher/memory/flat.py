@@ -54,7 +54,7 @@ def share(setting: Setting, choices: Choices) -> Share:
         for flat, group in zip(flats, parameter_groups(trained), strict=True)
     )
     weights = setting.frozen_bytes + padded * item
-    if choices.stage == 1 and choices.half == "bf16" and choices.offload_optimizer == "none":
+    if choices.stage == 1 and choices.bf16 and choices.offload_optimizer == "none":
         # Gradients of both types: the backward pass leaves bf16 ones, which are added to fp32 ones.
         reduced = HALF * padded + FP32 * min(padded, FALLBACK_BUCKET)
         return Share(
@@ -65,14 +65,14 @@ def share(setting: Setting, choices: Choices) -> Share:
         )
     gradients, bucket_item = _flat_gradients(setting, choices, flats)
     buckets = choices.bucket * bucket_item * len(choices.exchanged_items(trained, item))
-    again = gradients if setting.accumulates and choices.stage == 2 and choices.half != "bf16" else 0
+    again = gradients if setting.accumulates and choices.stage == 2 and not choices.bf16 else 0
     made = Share(
         weights=weights,
         gradients=gradients,
         optimizer=masters + states,
         communication=buckets,
         exchange=setting.largest_gradient + choices.bucket * bucket_item + again,
-        update=choices.accumulated_item * max(flat.part for flat in flats),
+        update=FP32 * max(flat.part for flat in flats),
     )
     return made if choices.offload_optimizer == "none" else _flat_offloaded(made, setting, choices, flats)
 
@@ -83,25 +83,23 @@ def _flat_gradients(setting: Setting, choices: Choices, flats: Sequence[Flat]) -
     zero1 keeps all gradients until the last micro-batch. Under zero2 those of the part are kept: with bf16 weights as one
     fp32 tensor, else the whole gradient of every weight that the part touches.
     """
-    apart = choices.half == "bf16"  # accumulated in another type than that of the weights
-    item = choices.accumulated_item
-    part = item * (sum(flat.part for flat in flats) if apart else _most_touched(flats, with_padding=True))
+    apart = choices.bf16  # accumulated in another type than that of the weights
+    part = FP32 * (sum(flat.part for flat in flats) if apart else _most_touched(flats, with_padding=True))
     if choices.stage == 2:
         return part, setting.trained_item
-    whole = item * numel_of(setting.trained)
+    whole = FP32 * numel_of(setting.trained)
     if apart:  # after the exchange, what lies in the bucket is not let go before the next forward pass
-        return max(whole, item * choices.bucket) + part, item
-    return max(whole, part), item
+        return max(whole, FP32 * choices.bucket) + part, FP32
+    return max(whole, part), FP32
 
 
 def _flat_offloaded(made: Share, setting: Setting, choices: Choices, flats: Sequence[Flat]) -> Share:
     """The fp32 copy, its gradient and the states go to the node's memory, with buffers for the way there on both sides."""
     item, part = setting.trained_item, sum(flat.part for flat in flats)
-    apart = choices.half == "bf16"
     buffer = item * max(weight.numel for weight in setting.trained)
-    adds_up_there = setting.accumulates and choices.stage == 2 and not apart
+    adds_up_there = setting.accumulates and choices.stage == 2 and not choices.bf16
     accumulated = item * _most_touched(flats, with_padding=False) if adds_up_there else 0
-    kept = made.gradients if choices.stage == 1 or apart else 0
+    kept = made.gradients if choices.stage == 1 or choices.bf16 else 0
     return Share(
         weights=made.weights,
         gradients=kept,

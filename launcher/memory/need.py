@@ -84,10 +84,10 @@ def _share(setting: Setting, choices: Choices | None) -> Share:
 
 
 def _setting(notes: Notes, recipe: Recipe, facts: ModelFacts, choices: Choices | None) -> Setting:
-    """What is trained by an adapter is fp32; with bf16 or fp16 enabled DeepSpeed converts the whole model."""
+    """What is trained by an adapter is fp32; with bf16 enabled DeepSpeed converts the whole model."""
     frozen = BYTES[notes["model_dtype"]]
     trained = frozen if notes["method"] == "full" else BYTES["fp32"]
-    if choices is not None and choices.half is not None:
+    if choices is not None and choices.bf16:
         frozen = trained = HALF
     return Setting(
         weights=facts.weights,

@@ -14,7 +14,7 @@ def share(setting: Setting, choices: Choices) -> Share:
     weights, weights_on_host = _parts_of_weights(setting, choices)
     sub_groups = [numel for group in parameter_groups(trained) for numel in _sub_groups(group, world, choices)]
     states = sum(setting.state_bytes((numel,), FP32, False) for numel in sub_groups)
-    gradients, optimizer = choices.accumulated_item * part, FP32 * part + states
+    gradients, optimizer = FP32 * part, FP32 * part + states
     items = choices.exchanged_items(trained, setting.trained_item)
     second_copy = _second_copy(setting, choices)
     offloads = choices.offload_optimizer != "none"

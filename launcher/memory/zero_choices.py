@@ -29,10 +29,10 @@ HARMLESS = {
 
 @dataclass(frozen=True)
 class Choices:
-    """The part of DeepSpeed's configuration that memory depends on. `half`: bf16 or fp16 where weights are kept in it."""
+    """The part of DeepSpeed's configuration that memory depends on. `bf16`: all weights are kept in it."""
 
     stage: int
-    half: str | None
+    bf16: bool
     autocast: bool
     offload_optimizer: str
     offload_param: str
@@ -41,10 +41,9 @@ class Choices:
     @classmethod
     def of(cls, deepspeed: Mapping[str, Any]) -> "Choices":
         zero = deepspeed["zero_optimization"]
-        enabled = [name for name in ("bf16", "fp16") if deepspeed.get(name, {}).get("enabled")]
         return cls(
             stage=zero["stage"],
-            half=enabled[0] if enabled else None,
+            bf16=deepspeed.get("bf16", {}).get("enabled", False),
             autocast=deepspeed.get("torch_autocast", {}).get("enabled", False),
             offload_optimizer=zero.get("offload_optimizer", {}).get("device", "none"),
             offload_param=zero.get("offload_param", {}).get("device", "none"),
@@ -54,11 +53,6 @@ class Choices:
     @property
     def bucket(self) -> int:
         return self.sizes["reduce_bucket_size"]
-
-    @property
-    def accumulated_item(self) -> int:
-        """Bytes of an element of the gradients that micro-batches add up in."""
-        return HALF if self.half == "fp16" else FP32
 
     def exchanged_items(self, trained: Sequence[Weight], item: int) -> list[int]:
         """Bytes of an element in each of the buckets: one for every type in which gradients are exchanged."""
