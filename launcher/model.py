@@ -97,14 +97,13 @@ def load(
     """
     section = recipe.model
     auto_class = getattr(transformers, task.AUTO_CLASS)
-    attention = section.attn_implementation or "sdpa"
     if section.init is not None:
         # Under ZeRO-3, transformers leaves out what each layer draws by itself; so do we elsewhere, for one seed to mean one model.
         with no_init_weights():
             model = auto_class.from_config(
                 _config_from(section.init),
                 dtype=DTYPES[dtype],
-                attn_implementation=attention,
+                attn_implementation=section.attn_implementation,
                 trust_remote_code=section.trust_remote_code,
             )
         if not is_deepspeed_zero3_enabled():
@@ -114,10 +113,10 @@ def load(
             shape = auto_class.from_config(load_config(recipe)[0], trust_remote_code=section.trust_remote_code)
         layout = quantized_layers.layout(recipe, shape)
         options = quantize.load_options(layout, compute_dtype, device)
-        model = _pretrained(auto_class, section, dtype, attention, options)
+        model = _pretrained(auto_class, section, dtype, options)
         quantize.settle(model, layout, compute_dtype)
     else:
-        model = _pretrained(auto_class, section, dtype, attention)
+        model = _pretrained(auto_class, section, dtype)
     token_rows.fit(model, recipe, tokenizer)
     return model.train()
 
@@ -155,6 +154,7 @@ def facts(recipe: Recipe, task: ModuleType, adapter: ModuleType, tokenizer: Any 
         vocabulary=getattr(config.get_text_config(), "vocab_size", None),
         decoder=Decoder.of(config),
         weights=inventory.of(model, recipe, stored),
+        attention=recipe.model.attn_implementation or base.config._attn_implementation,
         recomputable_layers=len(activations.layers(base)) if base.supports_gradient_checkpointing else 0,
     )
 
@@ -221,15 +221,13 @@ def _embedded(base: Any) -> Iterator[list[torch.Tensor]]:
         handle.remove()
 
 
-def _pretrained(
-    auto_class: Any, section: Any, dtype: str, attention: str, options: Mapping[str, Any] | None = None
-) -> Any:
+def _pretrained(auto_class: Any, section: Any, dtype: str, options: Mapping[str, Any] | None = None) -> Any:
     options = {**(options or {}), **({"revision": section.revision} if section.revision else {})}
     try:
         return auto_class.from_pretrained(
             section.name_or_path,
             dtype=DTYPES[dtype],
-            attn_implementation=attention,
+            attn_implementation=section.attn_implementation,
             trust_remote_code=section.trust_remote_code,
             **options,
         )

@@ -61,6 +61,7 @@ class ModelFacts:
     source: str
     loss_way: LossWay | None = None
     quantized: Quantized | None = None
+    attention: str = "sdpa"
     num_layers: int | None = None
     hidden_size: int | None = None
     vocabulary: int | None = None

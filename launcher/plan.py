@@ -36,6 +36,7 @@ class Plan:
     model_dtype: str
     quantization: str | None
     compute_dtype: str | None
+    attention: str
     gradient_checkpointing: bool
     gradient_checkpointing_interval: int | None
     activation_offloading: bool
@@ -152,10 +153,20 @@ def _world(notes: Notes, recipe: Recipe, world: World) -> None:
 
 def _numerics(notes: Notes, recipe: Recipe, world: World, facts: ModelFacts | None) -> None:
     precision.derive(notes, recipe, world)
+    _attention(notes, recipe, facts)
     activation_memory.derive(notes, recipe, facts.recomputable_layers if facts else None)
     notes.take("max_grad_norm", "training.max_grad_norm", recipe.training.max_grad_norm)
     notes.take("packing", "data.packing", recipe.data.packing)
     notes.take("max_length", "data.max_length", recipe.data.max_length)
+
+
+def _attention(notes: Notes, recipe: Recipe, facts: ModelFacts | None) -> None:
+    if recipe.model.attn_implementation is not None:
+        notes.take("attention", "model.attn_implementation", recipe.model.attn_implementation)
+    elif facts is None or facts.attention == "sdpa":
+        notes.put("attention", "sdpa", "auto: PyTorch's own")
+    else:
+        notes.put("attention", facts.attention, f"auto: {facts.architecture} has no sdpa")
 
 
 def _refuse_combination(notes: Notes, recipe: Recipe, facts: ModelFacts | None) -> None:

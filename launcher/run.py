@@ -118,7 +118,7 @@ class Run:
 
 
 def _collate(run: Run, units: Any, rows: Any, packing: bool) -> Any:
-    flat = packing and "flash" in str(run.recipe.model.attn_implementation)
+    flat = packing and "flash" in run.plan.attention
     return run.task.rows.collate(units, rows.tokens, model.pad_token_id(run.prepared.tokenizer), packing, flat)
 
 

@@ -55,7 +55,7 @@ class Model(Section):
     attn_implementation: Literal["eager", "sdpa", "flash_attention_2", "flash_attention_3", "flex_attention"] | None = (
         None
     )
-    """Attention backend; null takes sdpa."""
+    """Attention backend; null takes sdpa, or eager where the model has no sdpa."""
     dtype: Literal["auto", "fp32", "bf16", "fp16"] = "auto"
     """Type in which the weights are loaded; auto follows training.precision and the method."""
     trust_remote_code: bool = False

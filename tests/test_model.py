@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 import tiny
 
-from launcher import model, parts, recipe
+from launcher import model, parts, plan, recipe
 from launcher.errors import EnvironmentProblem, RecipeError
+from launcher.world import World
 
 TASK = parts.load_whole("tasks", "causal_lm")
 
@@ -46,6 +47,19 @@ def test_a_model_from_a_mapping_and_from_a_file_are_the_same(recipe: Path, tmp_p
     assert made[0].config.to_dict() == made[1].config.to_dict()
     with pytest.raises(RecipeError, match="no valid"):
         load(_recipe(recipe, *shared, "model.init={model_type: llmaa}"))
+
+
+@pytest.mark.parametrize(("family", "attention"), [("llama", "sdpa"), ("gemma2", "eager")])
+def test_attention_that_a_model_has_not_is_not_taken_for_granted(recipe: Path, family: str, attention: str) -> None:
+    """Gemma 2 bends its scores, which PyTorch's attention does not."""
+    init = f"{{model_type: {family}, hidden_size: 32, num_hidden_layers: 1, num_attention_heads: 2, vocab_size: 32}}"
+    words = ["method=full", "adapter=null", f"tokenizer.name_or_path={recipe.parent / 'model'}"]
+    loaded = _recipe(recipe, *words, f"model.init={init}")
+    assert load(loaded).config._attn_implementation == attention
+    facts = model.facts(loaded, TASK, parts.load("adapters", "full"))
+    made = plan.make(loaded, World(), facts, None, "no data")
+    assert made.attention == attention
+    assert ("has no sdpa" in made.origins["attention"]) == (attention != "sdpa")
 
 
 def test_targets_that_match_nothing_are_named(recipe: Path) -> None:

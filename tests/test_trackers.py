@@ -25,6 +25,14 @@ def test_jsonl_keeps_full_precision_and_appends(tmp_path: Path) -> None:
     assert [line["step"] for line in lines] == [1, 2] and lines[0]["train/loss"] == 1 / 3
 
 
+def test_jsonl_has_no_nan_which_is_no_json(tmp_path: Path) -> None:
+    trackers = Trackers(("jsonl",), tmp_path, PLAN)
+    trackers.log(1, TRAIN | {"train/loss": float("nan"), "train/grad_norm": float("inf")})
+    trackers.close()
+    (line,) = (tmp_path / "metrics.jsonl").read_text().splitlines()
+    assert json.loads(line).keys() == TRAIN.keys() - {"train/loss", "train/grad_norm"} | {"step"}
+
+
 def test_a_torn_last_line_does_not_spoil_the_next(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").write_text('{"step": 1}\n{"step": 2, "tr')
     trackers = Trackers(("jsonl",), tmp_path, PLAN)

@@ -5,6 +5,7 @@ tokenise, so a stale cache cannot be read. One process a file system writes (a l
 folder that appears by rename; all others read it memory-mapped.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -146,7 +147,9 @@ def _only_writer(folder: Path) -> Iterator[None]:
         except Timeout:
             log.say(f"another process prepares this data; waiting for {lock.lock_file}")
             lock.acquire()
-    except PermissionError as error:
+    except OSError as error:
+        if error.errno not in (errno.EACCES, errno.EPERM, errno.EROFS):
+            raise
         raise EnvironmentProblem(
             f"cannot be written to: {error.strerror}", where=str(folder.parent), fix="set data.cache_dir"
         ) from None

@@ -41,10 +41,8 @@ def world() -> World:
     has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False) if on_gpu else torch.cpu._is_amx_tile_supported()
     memory_bytes = None
     if on_gpu:
-        number = int(os.environ.get("LOCAL_RANK", "0")) % max(
-            1, torch.cuda.device_count()
-        )  # a process may see only its own
-        memory_bytes = torch.cuda.get_device_properties(number).total_memory
+        visible = max(1, torch.cuda.device_count())  # a process may see only its own
+        memory_bytes = torch.cuda.get_device_properties(int(os.environ.get("LOCAL_RANK", "0")) % visible).total_memory
     return World(nodes, per_node, "cuda" if on_gpu else "cpu", has_bf16, memory_bytes=memory_bytes)
 
 

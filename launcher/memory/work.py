@@ -48,7 +48,7 @@ def of(notes: Notes, recipe: Recipe, facts: ModelFacts) -> Work | None:
     if facts.hidden_size is None or facts.num_layers is None:
         return None
     rows, length = notes["per_device_train_batch_size"], notes["max_length"]
-    attention = recipe.model.attn_implementation or "sdpa"
+    attention = notes["attention"]
     is_masked = "flash" not in attention and (notes["packing"] or rows > 1)
     batch = Batch(rows, length, length if is_masked else 0)
     numerics = _numerics(notes, recipe)

@@ -1,6 +1,10 @@
-"""metrics.jsonl in the run folder: one JSON object a line, flushed at once, losses in full precision."""
+"""metrics.jsonl in the run folder: one JSON object a line, flushed at once, losses in full precision.
+
+A value that is not finite, such as the loss of a step that fp16 skips, is left out: JSON has no NaN.
+"""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,7 +15,8 @@ class Jsonl:
         self._file = path.open("a", encoding="utf-8")
 
     def log(self, step: int, values: Mapping[str, float]) -> None:
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+        finite = {name: value for name, value in values.items() if math.isfinite(value)}
+        self._file.write(json.dumps({"step": step, **finite}) + "\n")
         self._file.flush()
 
     def close(self) -> None:

@@ -39,7 +39,7 @@ def in_fp32(recipe: Recipe) -> Changes:
     """What makes a recipe compute in fp32."""
     changes = {"training.precision": "fp32", "model.dtype": "auto"}
     if flash(recipe):
-        changes["model.attn_implementation"] = "sdpa"
+        changes["model.attn_implementation"] = "null"
     if recipe.quantization is not None:
         changes["quantization.compute_dtype"] = "auto"
     return changes
