@@ -64,6 +64,17 @@ class Checkpoints:
         folders = [path for path in self.root.glob("step-*") if (path / "MANIFEST.json").is_file()]
         return sorted((Checkpoint(path) for path in folders), key=lambda checkpoint: checkpoint.step)
 
+    def of_step(self, step: int) -> Checkpoint:
+        """The checkpoint of a step, verified. CheckpointError where it is gone or damaged."""
+        checkpoint = Checkpoint(self.root / _name(step))
+        if problems := self._engine.broadcast(checkpoint.problems() if self._engine.is_main else None):
+            raise CheckpointError(
+                f"the checkpoint of step {step} is gone or damaged: {'; '.join(problems[:3])}",
+                where=str(checkpoint.folder),
+                fix="choose another with `launcher export RUN --step N`",
+            )
+        return checkpoint
+
     def newest_good(self) -> Checkpoint | None:
         """The newest checkpoint that verifies. Broken ones go to `quarantine/`; if none is left of some, that is an error."""
         chosen, broken = self._engine.broadcast(self._choose() if self._engine.is_main else None)

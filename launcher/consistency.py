@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher import environment, log, model
-from launcher.data.digest import file_digest, sampled_digest
+from launcher.data.digest import file_digest, weights_digest
 from launcher.engine import Engine
 from launcher.errors import EnvironmentProblem
 from launcher.recipe import Recipe
@@ -145,14 +145,17 @@ def _leaves(value: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def _files(recipe: Recipe, prepared: Any) -> dict[str, Any]:
-    """What lies at the recipe's paths: rows as prepared, the tokenizer, the model's configuration and weights."""
+    """What lies at the recipe's paths: rows as prepared, the tokenizer, the model's configuration and weights.
+
+    All ranks could take rank zero's parameters, but not what a quantised layer keeps beside them.
+    """
     tokenizer, config = prepared.tokenizer, model.load_config(recipe)[0]
     values = {name: value for name, value in config.to_dict().items() if name != "_name_or_path"}
     found = {
         "tokenizer": _digest([tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template]),
         "model configuration": _digest(values),
         "model revision on the hub": getattr(config, "_commit_hash", None),
-        "model weights": _weights(recipe.model.name_or_path),
+        "model weights": weights_digest(recipe.model.name_or_path),
     }
     for which in ("train", "eval"):
         listed, joined = getattr(recipe.data, which), getattr(prepared, which)
@@ -160,13 +163,6 @@ def _files(recipe: Recipe, prepared: Any) -> dict[str, Any]:
             said = f"{len(rows):,} rows of {Path(listed[number].path).name} ({rows.digest[:12]})"
             found[f"data.{which}.{number}"] = said
     return found
-
-
-def _weights(folder: str | None) -> str:
-    """Of a local model. All ranks could take rank zero's parameters, but not what a quantized layer keeps beside them."""
-    patterns = ("*.safetensors", "*.bin") if folder is not None else ()
-    files = sorted(path for pattern in patterns for path in Path(str(folder)).glob(pattern))
-    return _digest([[path.name, sampled_digest(path)] for path in files])
 
 
 def _digest(value: Any) -> str:

@@ -54,7 +54,9 @@ def begin(wrapped: Any, start: Any, original: Callable[[str], Tensor] | None) ->
             fix="use method qlora, or pissa",
         )
     for name, layer in _layers(wrapped):
-        if ADAPTER not in layer.lora_A:  # LoRA on an embedding is another pair
+        if ADAPTER not in layer.lora_A or not hasattr(
+            layer.get_base_layer(), "weight"
+        ):  # an embedding, or fused experts
             raise RecipeError(
                 f"adapter.init_lora_weights {start} fits linear layers, not a {type(layer.get_base_layer()).__name__}",
                 where=name,

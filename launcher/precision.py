@@ -52,6 +52,4 @@ def _weights(notes: Notes, recipe: Recipe, precision: str) -> None:
     elif dtype == "auto":
         dtype = precision if precision in HALF else "fp32"
         origin = "auto: frozen weights are kept in the compute precision"
-    if dtype == "bf16" and recipe.method == "full":  # what an adapter trains, copies of modules too, is kept in fp32
-        origin += "; the weights are trained in bf16, so an update below 2^-8 of its weight is rounded away"
     notes.put("model_dtype", dtype, origin)

@@ -25,10 +25,15 @@ class Change:
 
 @dataclass(frozen=True)
 class Remedy:
-    """A change that makes the plan fit, and what a rank needs then."""
+    """A change that makes the plan fit, and what a rank needs then, on its card and of the node's memory for all of its ranks."""
 
     change: Change
     total_bytes: int
+    host_bytes: int
+
+    def __str__(self) -> str:
+        host = f" and {gib(self.host_bytes)} GiB of each node's memory" if "offload" in str(self.change.words) else ""
+        return f"needs {gib(self.total_bytes)} GiB{host} with {' '.join(self.change.words)}  ({self.change.cost})"
 
 
 NOTHING = Change((), "")
@@ -39,9 +44,10 @@ def verdict(plan: Plan) -> str | None:
     if plan.total_bytes_per_rank is None or plan.device_memory_bytes is None:
         return None
     needed, there = gib(plan.total_bytes_per_rank), gib(plan.device_memory_bytes)
+    host = f"; {gib(plan.host_bytes_per_node or 0)} GiB of each node's memory"
     if plan.fits:
-        return f"fits: {needed} of {there} GiB, by estimate"
-    return f"does not fit: needs {needed} of {there} GiB, by estimate"
+        return f"fits: {needed} of {there} GiB, by estimate{host}"
+    return f"does not fit: needs {needed} of {there} GiB ({plan.origins['total_bytes_per_rank']}){host}"
 
 
 def find(plan: Plan, plan_of: PlanOf) -> tuple[list[Remedy], Remedy | None]:
@@ -51,23 +57,26 @@ def find(plan: Plan, plan_of: PlanOf) -> tuple[list[Remedy], Remedy | None]:
     for change in _candidates(plan):
         if any(set(remedy.change.words) <= set(change.words) for remedy in found):
             continue
-        total = _total(plan_of, change)
-        if total is None:
+        remedy = _remedy(plan_of, change)
+        if remedy is None:
             continue
-        remedy = Remedy(change, total)
-        least = remedy if least is None or total < least.total_bytes else least
-        found += [remedy] if plan.device_memory_bytes is not None and total <= plan.device_memory_bytes else []
+        least = remedy if least is None or remedy.total_bytes < least.total_bytes else least
+        fits = plan.device_memory_bytes is not None and remedy.total_bytes <= plan.device_memory_bytes
+        found += [remedy] if fits else []
         if len(found) == SHOWN:
             break
     return found, least
 
 
-def _total(plan_of: PlanOf, change: Change) -> int | None:
+def _remedy(plan_of: PlanOf, change: Change) -> Remedy | None:
     """None where the change cannot be made: what a recipe refuses, a remedy does not propose."""
     try:
-        return plan_of(change.words).total_bytes_per_rank
+        made = plan_of(change.words)
     except LauncherError:
         return None
+    if made.total_bytes_per_rank is None:
+        return None
+    return Remedy(change, made.total_bytes_per_rank, made.host_bytes_per_node or 0)
 
 
 def _candidates(plan: Plan) -> Iterator[Change]:
@@ -75,8 +84,8 @@ def _candidates(plan: Plan) -> Iterator[Change]:
     smaller = [NOTHING, *_smaller_batch(plan)]
     recompute = [NOTHING, *_more_recomputing(plan)]
     for other, sharding in product(_other_methods(plan), _sharding(plan)):
-        for again, rows in product(recompute, smaller):
-            change = rows + again + sharding + other
+        for kept, again, rows in product(_smaller_weights(plan, sharding), recompute, smaller):
+            change = rows + again + sharding + kept + other
             if change.words:
                 yield change
 
@@ -98,6 +107,14 @@ def _more_recomputing(plan: Plan) -> list[Change]:
     if plan.gradient_checkpointing_interval != 1:
         return [Change(("training.gradient_checkpointing_interval=1",), "more time")]
     return []
+
+
+def _smaller_weights(plan: Plan, sharding: Change) -> list[Change]:
+    """bf16 loses no small update where ZeRO keeps copies in fp32."""
+    is_zero = "zero" in plan.strategy or "zero" in str(sharding.words)
+    if plan.method != "full" or plan.model_dtype != "fp32" or not is_zero:
+        return [NOTHING]
+    return [NOTHING, Change(("model.dtype=bf16",), "weights and activations in bf16, beside fp32 copies")]
 
 
 def _sharding(plan: Plan) -> list[Change]:

@@ -44,8 +44,4 @@ def _choose(checkpoints: Checkpoints, step: int | None) -> Checkpoint:
             where=str(checkpoints.root),
             fix=f"there are {', '.join(map(str, published))}",
         )
-    if problems := published[wanted].problems():
-        raise CheckpointError(
-            "; ".join(problems[:3]), where=str(published[wanted].folder), fix="choose another with --step"
-        )
-    return published[wanted]
+    return checkpoints.of_step(wanted)

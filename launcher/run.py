@@ -4,17 +4,17 @@ Data is prepared before any process group exists, so that nobody waits for a col
 """
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from launcher import activations, checkpoint, log, model, param_groups, parts, plan, quantize, saved_state
+from launcher import activations, checkpoint, continuity, log, model, param_groups, parts, plan, quantize, saved_state
 from launcher.checkpoint import Checkpoint
 from launcher.data import order, sources
-from launcher.data.digest import file_digest
+from launcher.data.digest import file_digest, weights_digest
 from launcher.data.prepare import Joined, default_cache_dir, prepare
 from launcher.engine import Engine
 from launcher.errors import RecipeError
@@ -182,7 +182,8 @@ def set_up(prepared: Prepared, running: Engine, place: Place) -> Run:
     if resume_from is not None:
         _take_up(run, resume_from)
     if made.packing:
-        model.check_packing(objective.model, running.device)
+        with running.apart():
+            model.check_packing(objective.model, running.device)
     _settle_loss(run)
     return run
 
@@ -191,9 +192,11 @@ def state_to_save(run: Run) -> dict[str, Any]:
     """state.json: what must be equal on resume, and where the run stands."""
     return {
         "progress": dataclasses.asdict(run.progress),
-        "data": run.prepared.train.digest,
-        "global_batch_size": run.plan.global_batch_size,
-        "seed": run.plan.seed,
+        "must_be_equal": continuity.facts(
+            run.recipe, run.plan, run.prepared.train.digest, weights_digest(run.recipe.model.name_or_path)
+        ),
+        "strategy": run.plan.strategy,
+        "world_size": run.plan.world_size,
         "total_steps": run.plan.total_steps,
         "precision": run.plan.precision,
         "scaler": run.engine.scaler_state(),
@@ -204,24 +207,25 @@ def state_to_save(run: Run) -> dict[str, Any]:
 def _take_up(run: Run, resume_from: Checkpoint) -> None:
     state = resume_from.state
     now = state_to_save(run)
-    for key in ("data", "global_batch_size", "seed"):
-        if state[key] != now[key]:
-            raise RecipeError(
-                f"{key} was {state[key]} when this run was saved and is {now[key]} now, so the order of rows would change",
-                where=str(resume_from.folder),
-                fix="resume with what the run was started with, or start a new run from its export",
-            )
+    continuity.insist(state["must_be_equal"], now["must_be_equal"], str(resume_from.folder))
     if state["total_steps"] != now["total_steps"]:
         log.say(
             f"note: the run was planned for {state['total_steps']} steps and is now for {now['total_steps']}; the schedule follows"
         )
     if state["precision"] != now["precision"]:
         log.say(f"note: the run computed in {state['precision']} until now and goes on in {now['precision']}")
+    if (were := _ranks(state)) != (are := _ranks(now)):
+        log.say(f"note: the run had {were} until now and goes on with {are}")
     saved_state.load_model(run.model, resume_from.folder / "model", run.engine)
     saved_state.load_optimizer(resume_from.folder / "optimizer", run.engine)
     run.engine.load_scaler_state(state["scaler"])
     run.meter.take_up(state["unread"])
     run.progress = Progress(**state["progress"])
+
+
+def _ranks(state: Mapping[str, Any]) -> str:
+    number = state["world_size"]
+    return f"{number} process{'es' * (number > 1)} under {state['strategy']}"
 
 
 def _settle_loss(run: Run) -> None:

@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 from launcher import environment, export, log, loop, parts, saved_state, unshard
-from launcher.checkpoint import Checkpoint
 from launcher.errors import RecipeErrors
 from launcher.evaluate import Verdict
 from launcher.faults import StopRequest
@@ -75,10 +74,10 @@ def _take_best(run: Run) -> None:
     best = run.progress.best_step
     if best is None or best == run.progress.step:
         return
-    folder = next(c.folder for c in run.checkpoints.published() if c.step == best)
-    saved_state.load_model(run.model, folder / "model", run.engine)
+    chosen = run.checkpoints.of_step(best)
+    saved_state.load_model(run.model, chosen.folder / "model", run.engine)
     log.say(f"taking step {best}, the best by {run.plan.metric_for_best_model} ({run.progress.best_value:.6g})")
-    run.progress.step, run.progress.tokens = best, Checkpoint(folder).state["progress"]["tokens"]
+    run.progress.step, run.progress.tokens = best, chosen.state["progress"]["tokens"]
     run.verdict = Verdict()
 
 

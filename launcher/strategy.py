@@ -32,6 +32,9 @@ def derive(notes: Notes, recipe: Recipe, world: World, facts: ModelFacts | None)
     else:
         notes.take("strategy", "distributed.strategy", strategy)
     _configure(notes, recipe, facts)
+    if _trains_bf16(notes):
+        how = "through fp32 copies" if notes["deepspeed"] else "so an update below 2^-8 of its weight is rounded away"
+        notes.origins["model_dtype"] += f"; the weights are trained in bf16, {how}"
 
 
 def _choose(notes: Notes, recipe: Recipe, world: World, facts: ModelFacts | None) -> tuple[str, str]:
@@ -73,10 +76,14 @@ def configuration(notes: Notes, recipe: Recipe, facts: ModelFacts | None, strate
     """DeepSpeed's configuration for a strategy, or None where it is not used."""
     if strategy not in zero_config.STAGES:
         return None
-    trains_bf16 = recipe.method == "full" and notes["model_dtype"] == "bf16"
     shape = facts and zero_config.Shape(facts.parameters, facts.trainable, facts.num_layers, facts.hidden_size)
     world_size, precision = notes["world_size"], notes["precision"]
-    return zero_config.make(recipe, strategy, world_size, precision, trains_bf16, shape or zero_config.Shape())
+    return zero_config.make(recipe, strategy, world_size, precision, _trains_bf16(notes), shape or zero_config.Shape())
+
+
+def _trains_bf16(notes: Notes) -> bool:
+    """What an adapter trains, copies of modules too, is fp32."""
+    return bool(notes["method"] == "full" and notes["model_dtype"] == "bf16")
 
 
 def _configure(notes: Notes, recipe: Recipe, facts: ModelFacts | None) -> None:

@@ -45,6 +45,7 @@ class Combination:
     zero_quantized_weights: bool = False
     bf16_weights: bool = False
     trains_rows: bool = False
+    dora: bool = False
 
     def optimizer_fact(self, name: str) -> bool:
         """A constant of the optimizer's file; absent is false."""
@@ -67,6 +68,7 @@ class Combination:
             zero_plus_plus=section.zero_quantized_weights or section.zero_quantized_gradients,
             zero_quantized_weights=section.zero_quantized_weights,
             bf16_weights=recipe.method == "full" and recipe.model.dtype == "bf16",
+            dora=getattr(recipe.adapter, "use_dora", False),
             trains_rows=bool(recipe.tokenizer.add_tokens or getattr(recipe.adapter, "trainable_tokens", ())),
         )
 
@@ -149,6 +151,12 @@ RULES = (
         "PEFT reads single rows of a matrix past ZeRO's sharding of it",
         "use zero2, or take out tokenizer.add_tokens and adapter.trainable_tokens",
         lambda c: c.strategy == "zero3" and c.trains_rows and c.method != "full",
+    ),
+    Rule(
+        "adapter.use_dora",
+        "PEFT takes the norms of DoRA's columns past ZeRO's sharding of them",
+        "use distributed.strategy zero2, or take it out",
+        lambda c: c.strategy == "zero3" and c.dora,
     ),
     Rule(
         "distributed.strategy",

@@ -36,6 +36,7 @@ LAYERS = [
         "memory",
         "model_facts",
         "rhythm",
+        "continuity",
         "strategy",
         "zero_config",
         "saved_state",

@@ -12,9 +12,10 @@ import torch
 from adapted import adapt, base, load, loaded, logits, merged, save, train
 from pydantic import ValidationError
 
+from launcher import recipe as recipes
 from launcher import token_rows
 from launcher.adapters import lora
-from launcher.errors import CheckpointError, RecipeError
+from launcher.errors import CheckpointError, RecipeError, RecipeErrors
 from launcher.lora import apply_lora
 
 STARTS = ["pissa", "pissa_niter_4", "olora"]
@@ -127,6 +128,18 @@ def test_loftq_makes_up_for_the_rounding_of_the_base() -> None:
 def test_what_does_not_fit_the_model_is_refused(options: dict, said: str) -> None:
     with pytest.raises(RecipeError, match=said):
         adapt(base(), **options)
+
+
+def test_experts_that_are_fused_have_no_weight_to_start_from() -> None:
+    with pytest.raises(RecipeError, match="pissa fits linear layers, not a .*Experts; leave it out of adapter.target"):
+        adapt(base("qwen3_moe"), init_lora_weights="pissa", target_modules="all-linear")
+
+
+def test_dora_is_not_sharded(recipe: Path) -> None:
+    words = ["adapter.use_dora=true", "distributed.strategy="]
+    with pytest.raises(RecipeErrors, match="use_dora: .*PEFT takes the norms.*use distributed.strategy zero2"):
+        recipes.load(recipe, [words[0], words[1] + "zero3"])
+    recipes.load(recipe, [words[0], words[1] + "zero2"])
 
 
 @pytest.mark.parametrize(

@@ -78,6 +78,8 @@ def test_weights_that_are_trained_in_half_precision(recipe: Path) -> None:
     """bf16 with a word about it; what an adapter trains is fp32, modules that PEFT copies too."""
     lost, saved = "update below 2^-8 of its weight is rounded away", "adapter.modules_to_save=[lm_head]"
     assert lost in planned(recipe, *FULL, "model.dtype=bf16").origins["model_dtype"]
+    sharded = planned(recipe, *FULL, "model.dtype=bf16", "distributed.strategy=zero2").origins["model_dtype"]
+    assert lost not in sharded and sharded.endswith("the weights are trained in bf16, through fp32 copies")
     for words in ([], [saved]):
         assert lost not in planned(recipe, *words, "training.precision=bf16").origins["model_dtype"]
     assert planned(recipe, *FULL, "training.precision=bf16").model_dtype == "fp32"

@@ -120,12 +120,53 @@ def test_a_run_is_never_overwritten(recipe: Path, uninterrupted: Path, tmp_path:
     assert {path: path.read_bytes() for path in uninterrupted.rglob("*") if path.is_file()} == before
 
 
-@pytest.mark.parametrize("change", ["seed=7", "training.global_batch_size=2", "data.max_length=32", "adapter.r=8"])
+OTHERS = {
+    "seed=7": "seed was 42 when this run was saved and is 7 now, so the order of rows would change",
+    "training.global_batch_size=2": "so the order of rows would change",
+    "data.max_length=32": "so the order of rows would change",
+    "data.packing=true": "so the order of rows would change",
+    "adapter.r=8": "so what was trained would compute something else",
+    "adapter.lora_alpha=320": "adapter.lora_alpha was",
+    "optimizer.name=lion": "optimizer.name was adamw when this run was saved and is lion now, so its states",
+}
+
+
+@pytest.mark.parametrize("change", OTHERS)
 def test_another_run_is_not_resumed(recipe: Path, uninterrupted: Path, tmp_path: Path, change: str, capsys) -> None:
     run = shutil.copytree(uninterrupted, tmp_path / "run")
-    assert tiny.train(recipe, *OPTIONS, f"output_dir={run}", change, "--resume", "auto") in (88, 89)
+    assert tiny.train(recipe, *OPTIONS, f"output_dir={run}", change, "--resume", "auto") == 89
     said = capsys.readouterr().err
-    assert "resume with" in said and "Traceback" not in said
+    assert OTHERS[change] in said and "resume with" in said and "Traceback" not in said
+
+
+def test_how_an_adapter_learns_may_change_on_the_way(recipe: Path, uninterrupted: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(uninterrupted, tmp_path / "run")
+    words = [*OPTIONS, f"output_dir={run}", "adapter.lora_dropout=0.5", "--resume"]
+    assert tiny.train(recipe, *words, str(run / "checkpoints" / "step-00000009")) == 0
+
+
+@pytest.mark.parametrize("harm", ["damaged", "gone"])
+def test_a_best_checkpoint_that_is_not_whole_is_not_exported(recipe: Path, tmp_path: Path, harm: str, capsys) -> None:
+    """The first is made the best: the highest loss counts."""
+    words = ["training.max_steps=3", "checkpoint.save_steps=1", "evaluation.eval_steps=1", "evaluation.metrics=[loss]"]
+    words += [
+        "evaluation.metric_for_best_model=eval/loss",
+        "evaluation.greater_is_better=true",
+        "optimizer.learning_rate=1e-2",
+    ]
+    run = tmp_path / "run"
+    assert tiny.train(recipe, *words, f"output_dir={run}") == 0
+    shutil.rmtree(run / "export")
+    best = run / "checkpoints" / "step-00000001"
+    if harm == "gone":
+        shutil.rmtree(best)
+    else:
+        (best / "model" / "adapter_model.safetensors").write_bytes(bytes(1000))
+    capsys.readouterr()
+    assert tiny.train(recipe, *words, f"output_dir={run}", "--resume", "auto") == 88
+    said = capsys.readouterr().err
+    assert "the checkpoint of step 1 is gone or damaged" in said and "--step N" in said
+    assert not (run / "export").exists()
 
 
 def test_two_ranks_go_on_where_one_rank_stopped(recipe: Path, uninterrupted: Path, tmp_path: Path) -> None:

@@ -161,6 +161,29 @@ def test_a_run_goes_on_under_any_strategy_and_world_size(lab: Lab, method: str) 
     assert [a["world"] for a in attempts if a["event"] == "start"] == [2, 1, 2, 1, 2]
 
 
+def test_bf16_weights_go_on_where_there_are_no_fp32_copies_and_back(lab: Lab) -> None:
+    """Each takes up what the other left: states in its own type, and no copy from before the other's steps."""
+    words = [*METHODS["full"], *PRECISIONS["bf16 weights"], "checkpoint.save_steps=2", "checkpoint.save_total_limit=9"]
+    words += ["evaluation.eval_steps=1"]
+    run = lab.train("bf16-hops", 2, *words, "distributed.strategy=zero2")
+    first = tiny.losses(run, "eval/loss")[2]
+    steps = [str(run / "checkpoints" / f"step-{step:08d}") for step in (2, 8)]
+    lab.run(1, run, *words, "distributed.strategy=none", "--resume", steps[0])
+    stayed = tiny.losses(run, "eval/loss")
+    lab.run(2, run, *words, "distributed.strategy=zero2", "--resume", steps[1])
+    went = tiny.losses(run, "eval/loss")
+    assert abs(went[9] - stayed[9]) < 0.1 * abs(stayed[8] - first)
+
+
+def test_fp32_copies_are_saved_where_the_optimizer_has_no_state(lab: Lab) -> None:
+    words = [*METHODS["full"], *PRECISIONS["bf16 weights"], "optimizer.name=sgd", "checkpoint.save_steps=5"]
+    words += ["distributed.strategy=zero2"]
+    run = lab.train("sgd-copies", 2, *words)
+    whole = tiny.losses(run)
+    lab.run(2, run, *words, "--resume", str(run / "checkpoints/step-00000005"))
+    assert tiny.losses(run) == whole
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_weights_and_optimizer_states_are_taken_up_exactly(lab: Lab, strategy: str) -> None:
     """A checkpoint of one strategy, loaded by another that makes no step and saves it again, is the same to the last bit."""
@@ -184,6 +207,17 @@ def test_the_best_state_is_put_back_and_exported(lab: Lab, strategy: str) -> Non
     assert best < STEPS
     saved = load_file(run / "checkpoints" / f"step-{best:08d}" / "model" / "model.safetensors")
     assert all(torch.equal(saved[name], tensor) for name, tensor in exported(run).items())
+
+
+def test_experts_that_a_rank_does_not_visit_are_trained_under_zero3(lab: Lab, tmp_path: Path) -> None:
+    """They are gathered as a whole; packed, since the proof of packing makes a backward pass of its own."""
+    shape = "{model_type: mixtral, vocab_size: 32, hidden_size: 32, intermediate_size: 32, num_hidden_layers: 2,"
+    shape += " num_attention_heads: 4, num_key_value_heads: 2, num_local_experts: 4, eos_token_id: 1, pad_token_id: 0}"
+    words = [*METHODS["full"], f"model={{init: {shape}}}", f"tokenizer.name_or_path={lab.recipe.parent / 'model'}"]
+    words += ["data.packing=true", "training.gradient_checkpointing=true"]
+    one = lab.train("experts-none", 1, *words, "distributed.strategy=none", "training.gradient_accumulation_steps=null")
+    many = lab.train("experts-zero3", 2, *words, "distributed.strategy=zero3")
+    assert tiny.losses(many) == pytest.approx(tiny.losses(one), rel=1e-5)
 
 
 @pytest.mark.slow

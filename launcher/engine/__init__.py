@@ -133,6 +133,10 @@ class Engine:
         with torch.no_grad(), self.autocast():
             return self.objective(**self.to_device(batch), counts=self.objective.counts(batch))
 
+    def apart(self) -> AbstractContextManager[None]:
+        """Around a backward pass that belongs to no step."""
+        return self._strategy.apart()
+
     def autocast(self) -> AbstractContextManager[None]:
         """The precision of training."""
         return self._strategy.autocast()

@@ -18,6 +18,7 @@ from launcher.plan import Plan
 # Accelerate knows the old name only; models here have no buffers that training changes.
 warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
 
+MASTER = "master"  # ZeRO's state that holds the fp32 copy of a parameter that is kept in bf16
 OptimizerState = tuple[str, str, Tensor]  # name of the parameter, name of the state, value
 Gradient = tuple[str, Tensor | None]  # name of the parameter, value; None where no backward pass reached it
 
@@ -56,6 +57,10 @@ class Replicated:
 
     def autocast(self) -> AbstractContextManager[None]:
         return self.accelerator.autocast()
+
+    def apart(self) -> AbstractContextManager[None]:
+        """Around a backward pass that belongs to no step."""
+        return nullcontext()
 
     def no_sync(self) -> AbstractContextManager[None]:
         return self.accelerator.no_sync(self._wrapped)
@@ -97,14 +102,19 @@ class Replicated:
                     yield names[id(parameter)], key, as_tensor(value)
 
     def load_optimizer_states(self, states: Mapping[str, Mapping[str, Tensor]]) -> None:
-        """`states`: parameter -> state -> value, for every parameter that is trained."""
+        """`states`: parameter -> state -> value, for every parameter that is trained. ZeRO's fp32 copies have no place here."""
         names = {id(parameter): name for name, parameter in self.objective.named_parameters()}
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        saved = [{key: as_state(value) for key, value in states[names[id(p)]].items()} for p in parameters if states]
+        saved = [
+            {key: as_state(value) for key, value in states[names[id(p)]].items() if key != MASTER}
+            for p in parameters
+            if states
+        ]
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": dict(enumerate(saved)), "param_groups": groups})
-        for parameter, state in zip(parameters, saved, strict=bool(states)):
-            _undo_casts(self.optimizer.state[parameter], state)
+        if not type(self.optimizer).__module__.startswith("torch."):
+            for parameter, state in zip(parameters, saved, strict=bool(states)):
+                _undo_casts(self.optimizer.state[parameter], state)
 
     def close(self) -> None:
         """Nothing outlives the process group."""
@@ -123,7 +133,7 @@ def as_state(tensor: Tensor) -> Any:
 
 
 def _undo_casts(loaded: dict[str, Any], saved: Mapping[str, Any]) -> None:
-    """PyTorch gives a state the type of its parameter; some optimizers keep fp32 beside bf16."""
+    """PyTorch gives a state the type of its parameter, as its own optimizers want it; others keep fp32 beside bf16."""
     for key, value in saved.items():
         if torch.is_tensor(value) and loaded[key].dtype != value.dtype:
             loaded[key] = value.to(loaded[key].device)

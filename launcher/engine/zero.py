@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from accelerate.utils import DeepSpeedPlugin, InitProcessGroupKwargs
 from torch import Tensor, nn
 
-from launcher.engine.replicated import Gradient, OptimizerState, as_state, as_tensor
+from launcher.engine.replicated import MASTER, Gradient, OptimizerState, as_state, as_tensor
 from launcher.errors import EnvironmentProblem
 from launcher.loss_scale import ZeroLossScale
 from launcher.plan import Plan
@@ -32,7 +32,6 @@ FLAT_PARTS = {
     "BF16_Optimizer": "fp32_groups_flat_partition",  # zero1 with bf16 weights
     "DeepSpeedZeroOptimizer_Stage3": "fp32_partitioned_groups_flat",
 }
-MASTER = "master"  # the state that holds the fp32 copy of a parameter that is kept in bf16
 
 
 class Zero:
@@ -43,7 +42,7 @@ class Zero:
         self.plan, self.stage = plan, plan.deepspeed["zero_optimization"]["stage"]
         self.in_step = self.stage == 3  # every forward pass gathers weights, so all ranks must make as many
         self.loss_scale: ZeroLossScale | None = None
-        self._autocasts = plan.precision in HALF and "bf16" not in plan.deepspeed
+        self._autocasts = plan.precision in HALF and not self._enabled("bf16")
         self._rendezvous = _set_environment(plan.device)
         # On a CPU, Accelerate sees a single process unless the backend is asked for.
         backend = "gloo" if plan.device == "cpu" else "nccl"
@@ -79,7 +78,7 @@ class Zero:
         from deepspeed.utils import set_z3_leaf_module
 
         self.objective, self.optimizer = objective, optimizer
-        if self._autocasts and "torch_autocast" not in self.plan.deepspeed:
+        if self._autocasts and not self._enabled("torch_autocast"):
             objective.forward = self.autocast()(objective.forward)
         if self.stage == 3:
             for module in _leaf_modules(objective, self.plan.zero_leaf_modules):
@@ -91,7 +90,7 @@ class Zero:
         if type(self._wrapped).__name__ != "DeepSpeedEngine" or self._wrapped.zero_optimization_stage() != self.stage:
             raise AssertionError(f"strategy {self.plan.strategy} gave a {type(self._wrapped).__name__}")
         self._sharded = self._wrapped.optimizer
-        if "torch_autocast" in self.plan.deepspeed:  # it is for gathering weights alone
+        if self._enabled("torch_autocast"):  # it is for gathering weights alone
             self._sharded.get_param_comm_dtype = lambda parameter: torch.float32
             self._sharded.torch_autocast_gradscaler = None
         if self.plan.precision == "fp16":
@@ -102,6 +101,18 @@ class Zero:
         return torch.autocast(
             self.accelerator.device.type, getattr(torch, COMPUTE_DTYPES[self.plan.precision]), enabled=self._autocasts
         )
+
+    @contextmanager
+    def apart(self) -> Iterator[None]:
+        """Around a backward pass that belongs to no step: DeepSpeed's leaf modules would take its gradients for one's."""
+        handles = getattr(self._sharded, "_leaf_module_hooks", ())
+        taken = [(handle.hooks_dict_ref(), handle.id) for handle in handles]
+        hooks = [of_module.pop(number) for of_module, number in taken]
+        try:
+            yield
+        finally:
+            for (of_module, number), hook in zip(taken, hooks, strict=True):
+                of_module[number] = hook
 
     def no_sync(self) -> AbstractContextManager[None]:
         return nullcontext()  # `backward` tells DeepSpeed where the step ends
@@ -166,7 +177,7 @@ class Zero:
                 yield name, key, safe_get_full_optimizer_state(parameter, key)
             for key, value in short.items():
                 yield name, key, value.clone()
-            if (long or short) and parameter.dtype != torch.float32:
+            if parameter.dtype != torch.float32:
                 yield name, MASTER, safe_get_full_fp32_param(parameter)
 
     def load_optimizer_states(self, states: Mapping[str, Mapping[str, Tensor]]) -> None:
@@ -201,6 +212,10 @@ class Zero:
         torch_autocast.TORCH_AUTOCAST_INITIALIZED = False
         gc.collect()
 
+    def _enabled(self, section: str) -> bool:
+        """Of DeepSpeed's configuration."""
+        return bool((self.plan.deepspeed or {}).get(section, {}).get("enabled"))
+
     def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
         return ((name, p) for name, p in self.objective.named_parameters() if p.requires_grad)
 
@@ -230,7 +245,7 @@ class Zero:
             for key, value in example.items():
                 if key != MASTER:
                     is_long = value.shape == shape
-                    made = torch.zeros_like(part, dtype=value.dtype) if is_long else as_state(value.clone())
+                    made = torch.zeros_like(part) if is_long else as_state(value.clone())
                     self.optimizer.state[part][key] = made
         self._link_states()
 

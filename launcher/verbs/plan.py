@@ -95,7 +95,6 @@ def _plan(loaded: Any, world: Any, args: argparse.Namespace) -> tuple[Any, Calla
 def _judge(made: Any, plan_of: Callable[[Sequence[str]], Any]) -> None:
     """Whether it fits the card, and what would make it fit."""
     from launcher import remedies
-    from launcher.memory.cards import gib
 
     said = remedies.verdict(made)
     if said is None:
@@ -105,7 +104,6 @@ def _judge(made: Any, plan_of: Callable[[Sequence[str]], Any]) -> None:
         return
     found, least = remedies.find(made, plan_of)
     for remedy in found:
-        print(f"  needs {gib(remedy.total_bytes)} GiB with {' '.join(remedy.change.words)}  ({remedy.change.cost})")
+        print(f"  {remedy}")
     if not found:
-        tried = f"; least is {gib(least.total_bytes)} GiB with {' '.join(least.change.words)}" if least else ""
-        print(f"  none of the changes that were tried makes it fit{tried}")
+        print("  none of the changes that were tried makes it fit" + (f"; the least {least}" if least else ""))
