@@ -38,7 +38,7 @@ def bitsandbytes(name: str) -> ModuleType:
     except ImportError as error:
         raise EnvironmentProblem(
             f"optimizer.name {name} needs bitsandbytes, which is not installed",
-            fix="pip install 'finetune-launcher[bitsandbytes]', or use optimizer.name=adamw",
+            fix="pip install bitsandbytes, or use optimizer.name=adamw",
         ) from error
     optim: ModuleType = bitsandbytes.optim
     return optim

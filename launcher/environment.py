@@ -52,10 +52,11 @@ def describe(recipe: Recipe, plan: Plan, prepared: Any) -> dict[str, Any]:
     }
 
 
-def model_card(recipe: Recipe, plan: Plan, step: int, metrics: dict[str, float]) -> str:
+def model_card(recipe: Recipe, plan: Plan, step: int, metrics: dict[str, float], merged: bool) -> str:
     """README.md of the export, with the front matter that the hub reads."""
     base = recipe.model.name_or_path
-    front = ["---", "library_name: " + ("transformers" if recipe.method == "full" else "peft")]
+    is_plain = recipe.method == "full" or merged
+    front = ["---", "library_name: " + ("transformers" if is_plain else "peft")]
     front += [f"base_model: {base}"] if base and not Path(base).exists() else []
     front += ["tags:", f"- {recipe.task}", f"- {recipe.method}", "---"]
     data = "\n".join(
@@ -69,11 +70,12 @@ def model_card(recipe: Recipe, plan: Plan, step: int, metrics: dict[str, float])
             *front,
             f"\n# {recipe.name}\n",
             f"{plan.model} trained with method `{recipe.method}` for {step} steps of {plan.global_batch_size} rows",
-            f"(base: `{Path(base).name if base and Path(base).exists() else base or 'random weights'}`{_stored(plan)}).\n",
+            f"(base: `{Path(base).name if base and Path(base).exists() else base or 'random weights'}`{_stored(plan)}).",
+            "The update is folded into the weights.\n" if merged and recipe.method != "full" else "",
             "## Data\n",
             data,
             "\n## Metrics\n",
-            "| metric | value |\n| --- | --- |\n" + table if table else "No evaluation data was given.",
+            "| metric | value |\n| --- | --- |\n" + table if table else f"None were taken at step {step}.",
             "\n## Recipe\n",
             f"```yaml\n{recipe.to_yaml()}```\n",
         ]

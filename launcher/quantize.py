@@ -111,7 +111,7 @@ def original_weights(model: Any) -> Callable[[str], Tensor]:
 
 def insist_on_bitsandbytes() -> None:
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise EnvironmentProblem(MISSING, fix="pip install 'finetune-launcher[bitsandbytes]'")
+        raise EnvironmentProblem(MISSING, fix="pip install bitsandbytes")
 
 
 def _refuse_unreadable(layout: Layout, device: str) -> None:

@@ -63,7 +63,7 @@ def publish(run: Run, model: Any, wanted: export.Wanted) -> None:
     """Export `model`, which `run.verdict` is about; rank zero alone."""
     adapter, tokenizer = parts.load("adapters", run.recipe.method), run.prepared.tokenizer
     trained = export.Trained(model, tokenizer, run.task, adapter, run.held_out())
-    card = environment.model_card(run.recipe, run.plan, run.progress.step, run.verdict.metrics)
+    card = environment.model_card(run.recipe, run.plan, run.progress.step, run.verdict.metrics, wanted.merge)
     folder, verdict = export.export(trained, run.folder, card, wanted)
     difference = "" if verdict is None else f"{verdict['largest_logit_difference']:.1e}"
     proven = f"proven in a fresh process, largest logit difference {difference}" if verdict else "not verified"

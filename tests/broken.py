@@ -562,7 +562,7 @@ BROKEN = [
         "DeepSpeed's configuration without DeepSpeed",
         GOOD + "distributed: {deepspeed_config: {a: 1}}\n",
         "5:15",
-        "distributed.deepspeed_config: DeepSpeed does not run under strategy: auto",
+        "distributed.deepspeed_config: auto may choose ddp, without DeepSpeed; set distributed.strategy",
     ),
     Case(
         "sweep",

@@ -214,7 +214,7 @@ def test_bitsandbytes_that_is_missing_is_said_before_any_work(wide: Path, tmp_pa
     )
     assert tiny.train(wide, f"output_dir={tmp_path / 'run'}") == 89
     said = capsys.readouterr()
-    assert "needs bitsandbytes, which is not installed; pip install 'finetune-launcher[bitsandbytes]'" in said.err
+    assert "needs bitsandbytes, which is not installed; pip install bitsandbytes" in said.err
     assert "rows read" not in said.out
     with pytest.raises(EnvironmentProblem):
         quantize.load_options(layout_of(recipe.load(wide)), "float32", "cpu")

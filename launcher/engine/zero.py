@@ -279,7 +279,7 @@ def _set_environment(device: str) -> tuple[str, ...]:
     except ImportError as error:
         raise EnvironmentProblem(
             f"distributed.strategy asks for ZeRO, and DeepSpeed cannot be imported: {error}",
-            fix="pip install 'finetune-launcher[deepspeed]'",
+            fix="pip install deepspeed",
         ) from error
     # On a CPU it would compile C++ for a minute, to exchange faster within one host.
     ops.__compatible_ops__["deepspeed_shm_comm"] = False

@@ -152,7 +152,9 @@ def _distributed(recipe: Sections) -> Iterator[Finding]:
     if section.deepspeed_config is not None and section.strategy not in support.ZERO:
         yield (
             "distributed.deepspeed_config",
-            f"DeepSpeed does not run under strategy: {section.strategy}; use zero1, zero2 or zero3",
+            f"DeepSpeed does not run under strategy: {section.strategy}; use zero1, zero2 or zero3"
+            if section.strategy != "auto"
+            else "auto may choose ddp, without DeepSpeed; set distributed.strategy to zero1, zero2 or zero3",
         )
 
 
