@@ -38,6 +38,7 @@ LAYERS = [
         "rhythm",
         "strategy",
         "zero_config",
+        "zero_keys",
         "saved_state",
         "tensor_files",
         "world",
