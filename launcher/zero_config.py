@@ -70,7 +70,9 @@ def make(
     RecipeError where distributed.deepspeed_config contradicts the recipe.
     """
     zero: dict[str, Any] = {"stage": STAGES[strategy]}
-    zero |= _offload(recipe) | _plus_plus(recipe) | _sizes(strategy, shape)
+    zero |= _offload(recipe) | _plus_plus(recipe, world_size) | _sizes(strategy, shape)
+    if recipe.distributed.zero_leaf_modules is not None:  # DeepSpeed has classes of its own for what says nothing
+        zero["leaf_module"] = {"classes": list(recipe.distributed.zero_leaf_modules)}
     ours: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -95,13 +97,20 @@ def _offload(recipe: Recipe) -> dict[str, Any]:
     return made
 
 
-def _plus_plus(recipe: Recipe) -> dict[str, Any]:
+def _plus_plus(recipe: Recipe, world_size: int) -> dict[str, Any]:
     """ZeRO++ (Wang et al., arXiv:2306.10209)."""
     section = recipe.distributed
+    neighbours = section.zero_hpz_partition_size if world_size > 1 else 1  # one rank has all weights anyway
+    if world_size % neighbours:
+        raise RecipeError(
+            f"distributed.zero_hpz_partition_size: {neighbours} does not divide the {world_size} ranks into equal groups",
+            where=recipe.origin("distributed.zero_hpz_partition_size"),
+            fix=f"use {' or '.join(str(size) for size in range(2, world_size + 1) if world_size % size == 0)}",
+        )
     made = {
         "zero_quantized_weights": section.zero_quantized_weights,
         "zero_quantized_gradients": section.zero_quantized_gradients,
-        "zero_hpz_partition_size": section.zero_hpz_partition_size if section.zero_hpz_partition_size > 1 else None,
+        "zero_hpz_partition_size": neighbours if neighbours > 1 else None,
     }
     return {name: value for name, value in made.items() if value}
 

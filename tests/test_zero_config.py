@@ -14,9 +14,20 @@ from launcher.zero_config import Shape
 SHAPE = Shape(parameters=8_000_000_000, trainable=8_000_000_000, num_layers=32, hidden_size=4096)
 
 
-def make(recipe: Path, *words: str, strategy: str = "zero3", precision: str = "bf16", bf16: bool = False, shape=SHAPE):
+BLOCK = "Qwen3MoeSparseMoeBlock"
+
+
+def make(
+    recipe: Path,
+    *words: str,
+    strategy: str = "zero3",
+    precision: str = "bf16",
+    bf16: bool = False,
+    shape: Shape = SHAPE,
+    world_size: int = 8,
+):
     loaded = recipes.load(recipe, [f"distributed.strategy={strategy}", *words])
-    return zero_config.make(loaded, strategy, 8, precision, bf16, shape)
+    return zero_config.make(loaded, strategy, world_size, precision, bf16, shape)
 
 
 def test_the_launcher_alone_accumulates_and_clips_as_the_recipe_says(recipe: Path) -> None:
@@ -79,6 +90,38 @@ def test_offloading_and_zero_plus_plus_reach_deepspeed(recipe: Path, tmp_path: P
     assert made["offload_param"] == {"device": "cpu", "pin_memory": True}
     assert made["zero_hpz_partition_size"] == 4
     assert made["zero_quantized_weights"] and made["zero_quantized_gradients"]
+
+
+@pytest.mark.parametrize("size", [3, 16])
+def test_a_second_copy_needs_groups_of_equal_size(recipe: Path, size: int) -> None:
+    with pytest.raises(
+        RecipeError, match=rf"hpz_partition_size: {size} does not divide the 8 ranks .* use 2 or 4 or 8$"
+    ):
+        make(recipe, f"distributed.zero_hpz_partition_size={size}")
+
+
+def test_one_process_keeps_no_second_copy(recipe: Path) -> None:
+    made = make(recipe, "distributed.zero_hpz_partition_size=8", world_size=1)
+    assert "zero_hpz_partition_size" not in made["zero_optimization"]
+
+
+@pytest.mark.parametrize(
+    ("named", "leaves"), [(None, {BLOCK}), ("[]", set()), ("[Qwen3MoeDecoderLayer]", {"Qwen3MoeDecoderLayer"})]
+)
+def test_only_what_the_recipe_names_is_gathered_as_a_whole(recipe: Path, named: str | None, leaves: set[str]) -> None:
+    """DeepSpeed names classes of its own where its configuration is silent."""
+    pytest.importorskip("deepspeed")
+    import torch
+    from deepspeed.runtime.zero.config import DeepSpeedZeroConfig
+    from deepspeed.utils.z3_leaf_module import apply_zero_leaf_module_config
+    from transformers import Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    shape = {"hidden_size": 64, "moe_intermediate_size": 16, "num_experts": 4, "vocab_size": 32, "num_hidden_layers": 2}
+    with torch.device("meta"):
+        model = Qwen3MoeForCausalLM(Qwen3MoeConfig(**shape))
+    made = make(recipe, *([] if named is None else [f"distributed.zero_leaf_modules={named}"]))
+    given = DeepSpeedZeroConfig(**made["zero_optimization"]).leaf_module
+    assert {type(module).__name__ for module in apply_zero_leaf_module_config(model, given)} == leaves
 
 
 def test_the_configuration_is_one_that_deepspeed_takes(recipe: Path) -> None:
