@@ -33,6 +33,7 @@ def _one_of(*names: str) -> Kind:
 FLAG = Kind("true or false", lambda value: isinstance(value, bool))
 WHOLE = Kind("a whole number, 0 or more", _is_whole)
 POSITIVE = Kind("a whole number, 1 or more", lambda value: _is_whole(value) and value >= 1)
+EVEN = Kind("an even whole number, 0 or more", lambda value: _is_whole(value) and value % 2 == 0)
 NUMBER = Kind("a number, 0 or more", lambda value: _is_number(value) and value >= 0)
 TEXT = Kind("text", lambda value: isinstance(value, str))
 TEXT_OR_NULL = Kind("text or null", lambda value: value is None or isinstance(value, str))
@@ -55,9 +56,9 @@ ZERO: dict[str, Any] = {
         **dict.fromkeys(("ratio", "cpuadam_cores_perc"), NUMBER),
     },
     "reduce_bucket_size": POSITIVE,
+    "allgather_bucket_size": EVEN,
     **dict.fromkeys(
         (
-            "allgather_bucket_size",
             "sub_group_size",
             "stage3_prefetch_bucket_size",
             "stage3_param_persistence_threshold",
@@ -211,6 +212,7 @@ ONLY = {
     "bf16.bf16_master_weights_and_grads": (False, "bf16 weights are trained through fp32 copies"),
     "bf16.bf16_optimizer_states": (False, "bf16 weights are trained through fp32 copies"),
     "zero_optimization.compute_grad_norm": (True, "the norm is what tells a step that is not finite"),
+    "zero_optimization.stage3_module_granularity_threshold": (0, "name leaves in distributed.zero_leaf_modules"),
     "zero_optimization.legacy_stage1": (False, REMOVED),
     "zero_optimization.zero_quantized_nontrainable_weights": (
         False,

@@ -272,6 +272,14 @@ def test_a_file_that_is_missing_is_said_with_all_other_problems_of_the_recipe(re
             "reduce_bucket_size is 0, and not a whole number, 1 or more",
         ),
         ('{"zero_optimization": {"sub_group_size": 1e400}}', "sub_group_size is Infinity, and not a whole number"),
+        (
+            '{"zero_optimization": {"allgather_bucket_size": 7}}',
+            "allgather_bucket_size is 7, and not an even whole number",
+        ),
+        (
+            '{"zero_optimization": {"stage3_module_granularity_threshold": 9}}',
+            "cannot be 9: .* distributed.zero_leaf_m",
+        ),
         ('{"zero_optimization": {"sub_group_size": 1.5}}', "sub_group_size is 1.5, and not a whole number"),
         ('{"zero_optimization": {"stage": true}}', "stage is true, and not a whole number"),
         ('{"wall_clock_breakdown": 1}', "wall_clock_breakdown is 1, and not true or false"),
