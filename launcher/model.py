@@ -154,6 +154,7 @@ def facts(recipe: Recipe, task: ModuleType, adapter: ModuleType, tokenizer: Any 
         vocabulary=getattr(config.get_text_config(), "vocab_size", None),
         decoder=Decoder.of(config),
         weights=inventory.of(model, recipe, stored),
+        module_classes=frozenset(type(module).__name__ for module in model.modules()),
         attention=recipe.model.attn_implementation or base.config._attn_implementation,
         recomputable_layers=len(activations.layers(base)) if base.supports_gradient_checkpointing else 0,
     )

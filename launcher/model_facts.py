@@ -68,3 +68,4 @@ class ModelFacts:
     recomputable_layers: int | None = None
     decoder: Decoder | None = None
     weights: tuple[Weight, ...] = ()
+    module_classes: frozenset[str] = frozenset()

@@ -18,6 +18,7 @@ def _whole_or_share(value: float) -> float:
     return value
 
 
+WEEK_MINUTES = 10_080
 Positive = Annotated[int, Field(ge=1)]
 Text = Annotated[str, Field(min_length=1)]
 FrozenMapping = Annotated[dict[str, Any], AfterValidator(freeze)]
@@ -209,7 +210,7 @@ class Distributed(Section):
     """Classes of modules that zero3 gathers as a whole; null: the mixture-of-experts blocks."""
     deepspeed_config: Text | FrozenMapping | None = None
     """More of DeepSpeed's configuration: a JSON file or a mapping. It may add to the recipe, not contradict it."""
-    timeout_minutes: float = Field(default=30.0, gt=0)
+    timeout_minutes: float = Field(default=30.0, gt=0, le=WEEK_MINUTES)
     """A process that waits longer for the others stops with an error."""
 
 

@@ -88,6 +88,7 @@ def _trains_bf16(notes: Notes) -> bool:
 
 def _configure(notes: Notes, recipe: Recipe, facts: ModelFacts | None) -> None:
     section = recipe.distributed
+    _refuse_leaf_modules(recipe, facts)
     made = configuration(notes, recipe, facts, notes["strategy"])
     if made is None:
         notes.put("deepspeed", None, "only for zero1, zero2 and zero3")
@@ -98,3 +99,14 @@ def _configure(notes: Notes, recipe: Recipe, facts: ModelFacts | None) -> None:
         origin += f", and distributed.deepspeed_config ({recipe.origin('distributed.deepspeed_config')})"
     notes.put("deepspeed", made, origin)
     notes.take("zero_leaf_modules", "distributed.zero_leaf_modules", section.zero_leaf_modules)
+
+
+def _refuse_leaf_modules(recipe: Recipe, facts: ModelFacts | None) -> None:
+    """Classes that the model does not have; the engine sees those of a model whose configuration cannot be read here."""
+    missing = set(recipe.distributed.zero_leaf_modules or ()) - facts.module_classes if facts else None
+    if facts and missing:
+        raise RecipeError(
+            f"distributed.zero_leaf_modules: {', '.join(sorted(missing))} is no class of a module of this model",
+            where=recipe.origin("distributed.zero_leaf_modules"),
+            fix=f"it has {', '.join(sorted(facts.module_classes))}",
+        )

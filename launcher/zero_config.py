@@ -14,6 +14,7 @@ from launcher.errors import RecipeError
 from launcher.precision import COMPUTE_DTYPES, HALF
 from launcher.recipe import Recipe
 from launcher.section import plain
+from launcher.zero_keys import TAKEN, misfits, shown
 
 STAGES = {"zero1": 1, "zero2": 2, "zero3": 3}
 
@@ -29,37 +30,24 @@ DECIDED_BY = {
     "zero_optimization.zero_hpz_partition_size": "distributed.zero_hpz_partition_size",
     "gradient_clipping": "training.max_grad_norm",
     "bf16.enabled": "training.precision and model.dtype",
-    **dict.fromkeys(
-        (f"fp16.{key}" for key in ("enabled", "loss_scale", "initial_scale_power", "loss_scale_window", "hysteresis")),
-        "training.precision (the launcher scales the loss by itself)",
-    ),
+    "fp16.enabled": "training.precision (the launcher scales the loss by itself)",
     "torch_autocast.enabled": "training.precision",
     "torch_autocast.dtype": "training.precision",
     "train_batch_size": "training.global_batch_size (the launcher accumulates by itself)",
     "train_micro_batch_size_per_gpu": "training.per_device_train_batch_size (the launcher accumulates by itself)",
     "gradient_accumulation_steps": "training.gradient_accumulation_steps (the launcher accumulates by itself)",
+    "zero_allow_untested_optimizer": "optimizer.name",
     "zero_force_ds_cpu_optimizer": "optimizer.name",
 }
-# Sections of DeepSpeed that would do what a section of the recipe does.
-TAKEN = {
-    "optimizer": "optimizer",
-    "scheduler": "scheduler",
-    "activation_checkpointing": "training.gradient_checkpointing",
-    "tensorboard": "logging.trackers",
-    "wandb": "logging.trackers",
-    "csv_monitor": "logging.trackers",
-    "comet": "logging.trackers",
-    "amp": "training.precision",
-    "autotuning": "training",
-    "curriculum_learning": "data",
-    "data_efficiency": "data",
+# Sections that are as good as missing with this value of this key, whatever else they say.
+SWITCHES = {
+    "bf16": ("enabled", False),
+    "fp16": ("enabled", False),
+    "torch_autocast": ("enabled", False),
+    "zero_optimization.offload_optimizer": ("device", "none"),
+    "zero_optimization.offload_param": ("device", "none"),
 }
-# What a key says that we leave out: switched off.
-UNSET = {
-    "zero_optimization.offload_optimizer.device": "none",
-    "zero_optimization.offload_param.device": "none",
-    "zero_optimization.zero_hpz_partition_size": 1,
-}
+UNSET = {"zero_optimization.zero_hpz_partition_size": 1}  # what a key says that we leave out, instead of false
 MAX_BUCKET = 200_000_000  # elements of one collective
 MAX_SUB_GROUP = 1_000_000_000  # parameters that one pass of the optimizer updates
 
@@ -82,7 +70,9 @@ def make(
     RecipeError where distributed.deepspeed_config contradicts the recipe.
     """
     zero: dict[str, Any] = {"stage": STAGES[strategy]}
-    zero |= _offload(recipe) | _plus_plus(recipe) | _sizes(strategy, shape)
+    zero |= _offload(recipe) | _plus_plus(recipe, world_size) | _sizes(strategy, shape)
+    if recipe.distributed.zero_leaf_modules is not None:  # DeepSpeed has classes of its own for what says nothing
+        zero["leaf_module"] = {"classes": list(recipe.distributed.zero_leaf_modules)}
     ours: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": 1,
@@ -107,13 +97,20 @@ def _offload(recipe: Recipe) -> dict[str, Any]:
     return made
 
 
-def _plus_plus(recipe: Recipe) -> dict[str, Any]:
+def _plus_plus(recipe: Recipe, world_size: int) -> dict[str, Any]:
     """ZeRO++ (Wang et al., arXiv:2306.10209)."""
     section = recipe.distributed
+    neighbours = section.zero_hpz_partition_size if world_size > 1 else 1  # one rank has all weights anyway
+    if world_size % neighbours:
+        raise RecipeError(
+            f"distributed.zero_hpz_partition_size: {neighbours} does not divide the {world_size} ranks into equal groups",
+            where=recipe.origin("distributed.zero_hpz_partition_size"),
+            fix=f"use {' or '.join(str(size) for size in range(2, world_size + 1) if world_size % size == 0)}",
+        )
     made = {
         "zero_quantized_weights": section.zero_quantized_weights,
         "zero_quantized_gradients": section.zero_quantized_gradients,
-        "zero_hpz_partition_size": section.zero_hpz_partition_size if section.zero_hpz_partition_size > 1 else None,
+        "zero_hpz_partition_size": neighbours if neighbours > 1 else None,
     }
     return {name: value for name, value in made.items() if value}
 
@@ -148,47 +145,81 @@ def _precision(precision: str, trains_bf16: bool, gathers_trained: bool) -> dict
 
 
 def _users(recipe: Recipe) -> dict[str, Any]:
-    given = recipe.distributed.deepspeed_config
-    if not isinstance(given, str):
-        return dict(plain(given or {}))
+    """What the user brings, with keys and values that DeepSpeed understands."""
+    given, where = recipe.distributed.deepspeed_config, recipe.origin("distributed.deepspeed_config")
+    read = _read(given, where) if isinstance(given, str) else dict(plain(given or {}))
+    if wrong := list(misfits(read)):
+        raise RecipeError(f"distributed.deepspeed_config: {'; '.join(wrong)}", where=where)
+    return read
+
+
+def _read(path: str, where: str) -> dict[str, Any]:
     try:
-        read = json.loads(Path(given).read_text(encoding="utf-8"))
+        read = json.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise RecipeError(f"{path} cannot be read: {error.strerror}", where=where) from error
     except ValueError as error:
-        raise RecipeError(
-            f"{given} is not JSON: {error}", where=recipe.origin("distributed.deepspeed_config")
-        ) from error
+        raise RecipeError(f"{path} is not JSON: {error}", where=where) from error
     if not isinstance(read, dict):
-        raise RecipeError(f"{given} holds no JSON object", where=recipe.origin("distributed.deepspeed_config"))
+        raise RecipeError(f"{path} holds no JSON object", where=where)
     return read
 
 
 def _merged(ours: dict[str, Any], users: Mapping[str, Any], recipe: Recipe) -> dict[str, Any]:
-    """Ours, and what the user adds; `auto` leaves a value to us."""
-    wrong = [f"{key} belongs to {TAKEN[key]} of the recipe" for key in users if key in TAKEN]
-    for key, value in _leaves(users):
-        decided, mine = DECIDED_BY.get(key), _at(ours, key)
-        if value == "auto" or key.split(".")[0] in TAKEN:
-            continue
-        if decided and value != mine and not (mine is None and value == UNSET.get(key, False)):
-            wrong.append(f"{key} is {json.dumps(value)} there, and {json.dumps(mine)} after {decided}")
+    """Ours, and what the user adds."""
+    said = _said(users, ours)
+    wrong = [f"{key} belongs to {TAKEN[key]} of the recipe" for key in _keys(users) if key in TAKEN]
+    wrong += [text for key, value in _leaves(said) for text in _contradiction(ours, key, value)]
     if wrong:
         raise RecipeError(
             f"distributed.deepspeed_config contradicts the recipe: {'; '.join(wrong)}",
             where=recipe.origin("distributed.deepspeed_config"),
             fix="take these keys out of it, or write auto",
         )
-    return _laid_over(ours, users)
+    return _laid_over(ours, said)
+
+
+def _said(users: Mapping[str, Any], ours: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Without `auto` and null, which leave a value to us, and without sections that are off and that we do not have."""
+    said: dict[str, Any] = {}
+    for name, value in users.items():
+        key = f"{prefix}{name}"
+        if isinstance(value, Mapping):
+            if name in ours or not _is_off(key, value):
+                said[name] = _said(value, ours.get(name, {}), f"{key}.")
+        elif value not in ("auto", None):
+            said[name] = value
+    return {name: value for name, value in said.items() if value != {}}
+
+
+def _is_off(key: str, section: Mapping[str, Any]) -> bool:
+    switch, off = SWITCHES.get(key, ("", None))
+    return switch in section and section[switch] == off
+
+
+def _contradiction(ours: Mapping[str, Any], key: str, value: Any) -> Iterator[str]:
+    section, mine, decided = key.rpartition(".")[0], _at(ours, key), DECIDED_BY.get(key)
+    if section in SWITCHES and _at(ours, section) is None:
+        decided = DECIDED_BY[f"{section}.{SWITCHES[section][0]}"]
+    elif mine is None and value == UNSET.get(key, False):
+        return
+    if decided and value != mine:
+        after = "left out" if mine is None else shown(mine)
+        yield f"{key} is {shown(value)} there, and {after} after {decided}"
 
 
 def _laid_over(ours: Mapping[str, Any], users: Mapping[str, Any]) -> dict[str, Any]:
     made = dict(ours)
     for key, value in users.items():
-        if isinstance(value, Mapping):
-            below = made.get(key)
-            made[key] = _laid_over(below if isinstance(below, Mapping) else {}, value)
-        elif value != "auto":
-            made[key] = value
+        made[key] = _laid_over(made.get(key, {}), value) if isinstance(value, Mapping) else value
     return made
+
+
+def _keys(tree: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    for key, value in tree.items():
+        yield f"{prefix}{key}"
+        if isinstance(value, Mapping):
+            yield from _keys(value, f"{prefix}{key}.")
 
 
 def _leaves(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

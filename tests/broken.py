@@ -559,6 +559,18 @@ BROKEN = [
         "distributed.zero_leaf_modules: is for strategy: zero3, and this is strategy: zero2",
     ),
     Case(
+        "patience without end",
+        GOOD + "distributed: {timeout_minutes: 1e300}\n",
+        "5:32",
+        "distributed.timeout_minutes: must be a number above 0 and at most 10080, not 1e+300",
+    ),
+    Case(
+        "DeepSpeed's configuration in a file that is not there",
+        GOOD + "distributed: {strategy: zero2, deepspeed_config: ds.json}\n",
+        "5:50",
+        "distributed.deepspeed_config: there is no file",
+    ),
+    Case(
         "DeepSpeed's configuration without DeepSpeed",
         GOOD + "distributed: {deepspeed_config: {a: 1}}\n",
         "5:15",

@@ -39,6 +39,7 @@ LAYERS = [
         "continuity",
         "strategy",
         "zero_config",
+        "zero_keys",
         "saved_state",
         "tensor_files",
         "world",

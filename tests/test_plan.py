@@ -40,6 +40,13 @@ def test_a_loss_that_cannot_be_fused_is_refused_before_the_run(tmp_path: Path) -
     assert main(["plan", str(recipe_file), *dora, "loss.implementation=fused"]) == 89
 
 
+def test_a_leaf_module_that_the_model_does_not_have_is_refused_before_the_run(recipe: Path, capsys) -> None:
+    words = ["plan", str(recipe), "distributed.strategy=zero3"]
+    assert main([*words, "distributed.zero_leaf_modules=[LlamaMLP]"]) == 0
+    assert main([*words, "distributed.zero_leaf_modules=[LlamaMPL, LlamaMLP]"]) == 89
+    assert "LlamaMPL is no class of a module of this model; it has " in capsys.readouterr().err
+
+
 G, B, A = "training.global_batch_size", "training.per_device_train_batch_size", "training.gradient_accumulation_steps"
 
 

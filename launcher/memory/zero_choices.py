@@ -24,6 +24,7 @@ HARMLESS = {
     "zero_quantized_gradients",
     "log_trace_cache_warnings",
     "ignore_unused_parameters",
+    "leaf_module",
 }
 
 

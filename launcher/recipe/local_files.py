@@ -19,7 +19,7 @@ from launcher.schema import Sections, Source
 from launcher.suggest import did_you_mean
 
 FOLDERS = ("model.name_or_path", "tokenizer.name_or_path")
-FILES = ("model.init", "tokenizer.chat_template")
+FILES = ("model.init", "tokenizer.chat_template", "distributed.deepspeed_config")
 DATA = ("data.train.*.path", "data.eval.*.path")
 TEMPLATES = (".jinja", ".jinja2")
 Finding = tuple[str, str]  # key and what is wrong with it
