@@ -92,6 +92,14 @@ def test_a_broken_row_ends_with_89_and_its_number(
     assert not (tmp_path / "run").exists(), "nothing is begun before the data is known to be good"
 
 
+@pytest.mark.parametrize("name", ["/sys/run", "file/run"])
+def test_a_run_folder_that_cannot_be_made_ends_with_90(recipe: Path, tmp_path: Path, capsys, name: str) -> None:
+    (tmp_path / "file").touch()
+    assert tiny.train(recipe, f"output_dir={tmp_path / name}") == 90
+    error = capsys.readouterr().err
+    assert f"launcher: {tmp_path / name}: the run folder cannot be written to: " in error and "Traceback" not in error
+
+
 def test_a_word_that_is_neither_verb_nor_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     from launcher.__main__ import main
 
