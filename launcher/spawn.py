@@ -9,6 +9,8 @@ import sys
 import time
 from collections.abc import Sequence
 
+from launcher.errors import RecipeError
+
 GRACE_SECONDS = 20.0
 PR_SET_PDEATHSIG = 1
 
@@ -18,6 +20,7 @@ def run(num_processes: int, arguments: Sequence[str]) -> int:
 
     A request to stop (Ctrl-C, SIGTERM, SIGUSR2) is passed on to every rank. Ranks die with this process.
     """
+    refuse_none(num_processes)
     port = _free_port()
     ranks = [_start(rank, num_processes, port, arguments) for rank in range(num_processes)]
     previous = {
@@ -29,6 +32,12 @@ def run(num_processes: int, arguments: Sequence[str]) -> int:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def refuse_none(num_processes: int) -> None:
+    """Where no process is started, none fails."""
+    if num_processes < 1:
+        raise RecipeError(f"--nproc {num_processes} is less than 1", fix="say how many processes to start")
 
 
 def _start(rank: int, num_processes: int, port: int, arguments: Sequence[str]) -> subprocess.Popen[bytes]:

@@ -107,6 +107,15 @@ def test_a_word_that_is_neither_verb_nor_recipe(capsys: pytest.CaptureFixture[st
     assert "did you mean the verb train" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("verb", ["train", "verify-math"])
+@pytest.mark.parametrize("number", ["0", "-1"])
+def test_fewer_than_one_process_is_refused(recipe: Path, capsys, verb: str, number: str) -> None:
+    from launcher.__main__ import main
+
+    assert main([verb, str(recipe), "--nproc", number]) == 89
+    assert f"launcher: --nproc {number} is less than 1; " in capsys.readouterr().err
+
+
 def test_two_ranks_by_nproc_share_one_run(recipe: Path, tmp_path: Path) -> None:
     done = run("train", str(recipe), "--nproc", "2", "training.max_steps=3", f"output_dir={tmp_path / 'run'}")
     assert done.returncode == 0, done.stderr
