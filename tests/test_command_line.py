@@ -1,6 +1,7 @@
 """The command line as a person types it: help, exit codes, where messages go, and that nothing waits for torch."""
 
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -10,6 +11,8 @@ from pathlib import Path
 import broken
 import pytest
 import tiny
+
+from launcher import spawn
 
 VERBS = ["train", "check", "plan", "evaluate", "generate", "export", "report", "runs", "recipes", "verify-math"]
 LAUNCHER = [sys.executable, "-m", "launcher"]
@@ -149,6 +152,35 @@ def test_a_killed_launcher_leaves_no_rank_behind(recipe: Path, tmp_path: Path) -
     parent.kill()
     parent.wait()
     wait_until(lambda: not any(alive(rank) for rank in ranks), 5)
+
+
+@pytest.mark.parametrize(
+    ("ended", "code"),
+    [
+        ([0, 0], 0),
+        ([87, 86], 87),
+        ([-signal.SIGKILL, 86], 86),
+        ([-signal.SIGSEGV, 1, -signal.SIGKILL], 86),  # a lost rank is the reason; the last was ended by us
+        ([-signal.SIGKILL, 91], 91),
+        ([-signal.SIGINT, -signal.SIGINT], 130),
+        ([-signal.SIGTERM, 86], 143),
+    ],
+)
+def test_the_exit_code_of_ranks_is_that_of_the_first_failure(ended: list[int], code: int) -> None:
+    assert spawn.exit_code(ended) == code
+
+
+def test_a_lost_rank_is_86_and_named(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """Rank one is killed; rank zero lives on and is ended after its grace, without a word."""
+    program = "import os, time; os.kill(os.getpid(), 9) if os.environ['RANK'] == '1' else time.sleep(60)"
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **o: popen([command[0], "-c", program], **o))
+    monkeypatch.setattr(spawn, "GRACE_SECONDS", 0.2)
+    assert spawn.run(2, []) == 86
+    said = capfd.readouterr().err.strip().splitlines()
+    assert said == [
+        "launcher: rank 1 is lost: it was ended by signal 9 (Killed); if nobody sent it, `dmesg` may tell why"
+    ]
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> None:
