@@ -9,6 +9,7 @@ import peft
 import pytest
 import tiny
 import torch
+import transformers
 from adapted import adapt, base, load, loaded, logits, merged, save, train
 from pydantic import ValidationError
 
@@ -127,6 +128,21 @@ def test_loftq_makes_up_for_the_rounding_of_the_base() -> None:
 def test_what_does_not_fit_the_model_is_refused(options: dict, said: str) -> None:
     with pytest.raises(RecipeError, match=said):
         adapt(base(), **options)
+
+
+@pytest.mark.parametrize("options", [{"use_dora": True}, {"lora_dropout": 0.1}])
+def test_what_peft_cannot_do_to_experts_is_refused_with_what_to_do(options: dict) -> None:
+    """And what the error says to do is accepted."""
+    with pytest.raises(RecipeError, match="fused weights of experts") as refused:
+        apply_lora(mixture(), lora.Config(**options))
+    advised = tuple(refused.value.fix.partition("=[")[2].rstrip("]").split(", "))
+    assert apply_lora(mixture(), lora.Config(**options, target_modules=advised)).targeted_module_names
+
+
+def mixture() -> transformers.PreTrainedModel:
+    sizes = dict.fromkeys(("hidden_size", "intermediate_size", "moe_intermediate_size"), 32)
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16, "num_hidden_layers": 1}
+    return transformers.Qwen3MoeForCausalLM(transformers.Qwen3MoeConfig(**sizes, **heads, vocab_size=64, num_experts=4))
 
 
 @pytest.mark.parametrize(
