@@ -18,8 +18,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from launcher import checkpoint, dequantize, proof
-from launcher.errors import CheckpointError, RecipeError
+from launcher import checkpoint, dequantize, proof, tensor_files
+from launcher.errors import CheckpointError, RecipeError, StorageError
 from launcher.model import DTYPES
 
 # Logits may differ from the live model's by this share of the largest logit. Unmerged tensors are bit-equal, so only the order of
@@ -51,7 +51,8 @@ class Trained:
 def export(trained: Trained, run_folder: Path, card: str, wanted: Wanted) -> tuple[Path, dict[str, Any] | None]:
     """Write, prove and publish `run_folder/export`. Returns the folder and the verdict (None when not verified).
 
-    The model is cast and merged in place. A failed proof leaves `export.rejected/` and raises CheckpointError.
+    The model is cast and merged in place. A failed proof leaves `export.rejected/` and raises CheckpointError; a full disk
+    leaves nothing and raises StorageError.
     """
     _cast(trained.model, wanted)
     inputs, logits = reference(trained.model, trained.held_out)
@@ -69,6 +70,12 @@ def export(trained: Trained, run_folder: Path, card: str, wanted: Wanted) -> tup
             _set_aside(final, run_folder / "export.previous")
         checkpoint.publish(staged, final)
         return final, verdict
+    except OSError as error:
+        raise StorageError(
+            f"the export could not be written: {error}",
+            where=str(run_folder),
+            fix="free space and write it with `launcher export`; the checkpoints are untouched",
+        ) from error
     finally:
         shutil.rmtree(staged, ignore_errors=True)
 
@@ -101,7 +108,8 @@ def _plain(trained: Trained) -> Any:
 
 def _write(folder: Path, model: Any, tokenizer: Any, card: str) -> None:
     _name_base_for_good(model)
-    model.save_pretrained(folder, **({"save_embedding_layers": False} if hasattr(model, "peft_config") else {}))
+    with tensor_files.os_errors():
+        model.save_pretrained(folder, **({"save_embedding_layers": False} if hasattr(model, "peft_config") else {}))
     tokenizer.save_pretrained(folder)
     if getattr(model, "generation_config", None) is not None:
         model.generation_config.save_pretrained(folder)
@@ -141,7 +149,8 @@ def _write_reference(
 ) -> None:
     folder.mkdir(exist_ok=True)
     tensors = {f"input.{name}": tensor.cpu().contiguous() for name, tensor in inputs.items()} | {"logits": logits.cpu()}
-    save_file(tensors, folder / "reference.safetensors")
+    with tensor_files.os_errors():
+        save_file(tensors, folder / "reference.safetensors")
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     facts = {
         "auto_class": task.AUTO_CLASS,

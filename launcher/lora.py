@@ -95,7 +95,11 @@ def apply_lora(model: Any, options: LoraOptions, original: Callable[[str], Any] 
     try:
         wrapped = peft.get_peft_model(model, config, autocast_adapter_dtype=True)
     except ValueError as error:
-        raise RecipeError(f"PEFT refuses adapter.target_modules {targets!r}: {error}") from error
+        said = str(error).rstrip(".")
+        fix = "leave out the fused weights of experts, which it wraps: adapter.target_modules=[q_proj, k_proj, v_proj, o_proj]"
+        raise RecipeError(
+            f"PEFT refuses adapter.target_modules {targets!r}: {said}", fix=fix if "ParamWrapper" in said else ""
+        ) from error
     except TypeError as error:
         raise RecipeError(
             f"PEFT refuses LoRA on a matrix whose single rows are trained: {error}",

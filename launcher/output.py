@@ -1,5 +1,6 @@
 """Which folder a run writes to, and from which checkpoint it goes on. No run is ever overwritten."""
 
+import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 from launcher import consistency, log
 from launcher.checkpoint import Checkpoint, Checkpoints
 from launcher.engine import Engine
-from launcher.errors import CheckpointError, RecipeError
+from launcher.errors import CheckpointError, LauncherError, RecipeError, StorageError
 from launcher.recipe import Recipe
 
 PAPERS = ("attempts.jsonl", "recipe.yaml", "log")  # what a run leaves before its first result
@@ -29,15 +30,8 @@ class Place:
 
 def choose(recipe: Recipe, resume: str | None, engine: Engine) -> Place:
     """Decide on rank zero, for all ranks. `resume` is None, `auto`, a run folder or a checkpoint folder."""
-    outcome = None
-    if engine.is_main:
-        try:
-            outcome = _folder(recipe, resume)
-            outcome[0].mkdir(parents=True, exist_ok=True)
-        except (RecipeError, CheckpointError) as error:
-            outcome = error
-    outcome = engine.broadcast(outcome)
-    if isinstance(outcome, Exception):
+    outcome = engine.broadcast(_made(recipe, resume) if engine.is_main else None)
+    if isinstance(outcome, LauncherError):
         raise outcome
     folder, single = outcome
     consistency.check_shared(folder, engine)
@@ -54,6 +48,23 @@ def choose(recipe: Recipe, resume: str | None, engine: Engine) -> Place:
     elif resume is not None:
         log.say(f"nothing to resume in {folder}: starting from step 0")
     return Place(folder, checkpoints, found)
+
+
+def _made(recipe: Recipe, resume: str | None) -> tuple[Path, int | None] | LauncherError:
+    """What `_folder` says, once the folder is there and a file can be made in it; or the error that all ranks are to raise."""
+    try:
+        folder, step = _folder(recipe, resume)
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+        return folder, step
+    except LauncherError as error:
+        return error
+    except OSError as error:
+        return StorageError(
+            f"the run folder cannot be written to: {error.strerror}",
+            where=str(error.filename),
+            fix="set output_dir to a folder that can be made and written to",
+        )
 
 
 def _folder(recipe: Recipe, resume: str | None) -> tuple[Path, int | None]:

@@ -49,8 +49,10 @@ def _lost(error: Exception, timeout_minutes: float) -> LauncherError:
             f"the processes have met, but do not reach each other: {_said(error)}",
             fix="open all ports between the nodes, or export GLOO_SOCKET_IFNAME with the interface that leads to the others",
         )
+    ended = re.search("connection (closed|reset) by peer", str(error), re.IGNORECASE)
+    happened = "has ended" if ended else f"is lost, or did not answer within {timeout_minutes:g} minutes"
     return HangError(
-        f"another process is lost, or did not answer within {timeout_minutes:g} minutes: {_said(error)}",
+        f"another process {happened}: {_said(error)}",
         fix="the first error is in its own output, or at the end of its log/rank-N.log; go on with --resume auto",
     )
 

@@ -1,5 +1,6 @@
 """A finished or interrupted run, taken up again on one process to evaluate, generate or export."""
 
+from dataclasses import replace
 from pathlib import Path
 
 from launcher import engine, log, recipe, run, saved_state
@@ -8,7 +9,12 @@ from launcher.engine import Engine
 from launcher.errors import CheckpointError, EnvironmentProblem
 from launcher.evaluate import Exam
 from launcher.meter import Meter
+from launcher.recipe import Recipe
 from launcher.run import Progress, Run
+from launcher.world import World
+
+# What only training asks for: to share out among processes, to update weights, to make room for gradients.
+OF_TRAINING = ("distributed=null", "optimizer=null", "training.activation_offloading=false")
 
 
 def restore(folder: Path, step: int | None = None) -> Run:
@@ -17,8 +23,8 @@ def restore(folder: Path, step: int | None = None) -> Run:
         raise EnvironmentProblem(
             "not a run folder: it holds no recipe.yaml", where=str(folder), fix="see `launcher runs`"
         )
-    loaded = recipe.load(folder / "recipe.yaml", ["distributed=null"])  # one process: nothing to share out
-    prepared = run.prepare_all(loaded, engine.world())
+    loaded, world = recipe.load(folder / "recipe.yaml"), engine.world()
+    prepared = replace(run.prepare_all(_without_training(folder, loaded, world), world), recipe=loaded)
     running = Engine(prepared.plan)
     checkpoints = Checkpoints(folder, loaded.checkpoint.save_total_limit, running)
     chosen = _choose(checkpoints, step)
@@ -30,6 +36,12 @@ def restore(folder: Path, step: int | None = None) -> Run:
     return Run(
         prepared, running, objective, exam, folder, checkpoints, Meter(running), Progress(**chosen.state["progress"])
     )
+
+
+def _without_training(folder: Path, loaded: Recipe, world: World) -> Recipe:
+    """The recipe of a run as any machine can take it up: a run that needed a GPU to train needs none to be exported."""
+    no_tf32 = loaded.training.precision == "tf32" and world.device == "cpu"
+    return recipe.load(folder / "recipe.yaml", [*OF_TRAINING, *["training.precision=fp32"] * no_tf32])
 
 
 def _choose(checkpoints: Checkpoints, step: int | None) -> Checkpoint:

@@ -25,7 +25,8 @@ def save_model(model: Any, folder: Path, engine: Engine) -> None:
         values = dict(engine.weights(model, only=_names_in_file(model)))
         if engine.is_main:
             whole = {name: values[first] for name, first in _first_names(model).items() if first in values}
-            model.save_pretrained(folder, state_dict=whole, save_embedding_layers=False)
+            with tensor_files.os_errors():
+                model.save_pretrained(folder, state_dict=whole, save_embedding_layers=False)
         return
     tensor_files.write(folder, "model", engine.weights(model))
     if engine.is_main:

@@ -6,7 +6,10 @@ Neither writing nor reading ever holds more than one file's worth of tensors.
 """
 
 import json
-from collections.abc import Callable, Iterable
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -31,7 +34,8 @@ def write(folder: Path, stem: str, tensors: Iterable[tuple[str, Tensor | None]],
     def empty() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{stem}-{len(files) + 1:05d}.safetensors"
-        save_file(waiting, path, metadata={"format": "pt"})
+        with os_errors():
+            save_file(waiting, path, metadata={"format": "pt"})
         files.append(list(waiting))
         waiting.clear()
 
@@ -49,6 +53,17 @@ def write(folder: Path, stem: str, tensors: Iterable[tuple[str, Tensor | None]],
     if waiting:
         empty()
     _name(folder, stem, files)
+
+
+@contextmanager
+def os_errors() -> Iterator[None]:
+    """Around all that writes safetensors: what it wraps into an error of its own, as a full disk, is an OSError again."""
+    try:
+        yield
+    except SafetensorError as error:
+        if number := re.search(r"\(os error (\d+)\)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1]))) from error
+        raise
 
 
 def read(folder: Path, stem: str) -> dict[str, Callable[[], Tensor]]:

@@ -3,6 +3,7 @@
 import errno
 import json
 import os
+import pickle
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -193,6 +194,20 @@ def test_an_optimizer_state_of_other_parameters_is_refused_by_name(tmp_path: Pat
     saved_state.save_optimizer(tmp_path / "less", OptimizerOnly(2).train())
     with pytest.raises(CheckpointError, match=r"no optimizer state for 1\.bias"):
         saved_state.load_optimizer(tmp_path / "less", OptimizerOnly(2, 2))
+
+
+def test_a_run_folder_that_cannot_be_made_is_an_error_on_every_rank(recipe: Path, tmp_path: Path) -> None:
+    """Rank zero alone tries; the others are told, so that none of them waits for it."""
+    from launcher import output
+    from launcher.recipe import load
+
+    told = []
+    engine = OneRank()
+    engine.broadcast = lambda thing: told.append(pickle.dumps(thing)) or thing
+    (tmp_path / "file").touch()
+    with pytest.raises(StorageError, match="file/run: the run folder cannot be written to: Not a directory; set"):
+        output.choose(load(recipe, [f"output_dir={tmp_path / 'file' / 'run'}"]), None, engine)
+    assert isinstance(pickle.loads(told[0]), StorageError)
 
 
 def test_state_json_holds_no_pickle_and_no_python(three: Checkpoints) -> None:

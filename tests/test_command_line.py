@@ -1,6 +1,7 @@
 """The command line as a person types it: help, exit codes, where messages go, and that nothing waits for torch."""
 
 import resource
+import signal
 import subprocess
 import sys
 import time
@@ -10,6 +11,8 @@ from pathlib import Path
 import broken
 import pytest
 import tiny
+
+from launcher import spawn
 
 VERBS = ["train", "check", "plan", "evaluate", "generate", "export", "report", "runs", "recipes", "verify-math"]
 LAUNCHER = [sys.executable, "-m", "launcher"]
@@ -92,11 +95,28 @@ def test_a_broken_row_ends_with_89_and_its_number(
     assert not (tmp_path / "run").exists(), "nothing is begun before the data is known to be good"
 
 
+@pytest.mark.parametrize("name", ["/sys/run", "file/run"])
+def test_a_run_folder_that_cannot_be_made_ends_with_90(recipe: Path, tmp_path: Path, capsys, name: str) -> None:
+    (tmp_path / "file").touch()
+    assert tiny.train(recipe, f"output_dir={tmp_path / name}") == 90
+    error = capsys.readouterr().err
+    assert f"launcher: {tmp_path / name}: the run folder cannot be written to: " in error and "Traceback" not in error
+
+
 def test_a_word_that_is_neither_verb_nor_recipe(capsys: pytest.CaptureFixture[str]) -> None:
     from launcher.__main__ import main
 
     assert main(["trian"]) == 89
     assert "did you mean the verb train" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("verb", ["train", "verify-math"])
+@pytest.mark.parametrize("number", ["0", "-1"])
+def test_fewer_than_one_process_is_refused(recipe: Path, capsys, verb: str, number: str) -> None:
+    from launcher.__main__ import main
+
+    assert main([verb, str(recipe), "--nproc", number]) == 89
+    assert f"launcher: --nproc {number} is less than 1; " in capsys.readouterr().err
 
 
 def test_two_ranks_by_nproc_share_one_run(recipe: Path, tmp_path: Path) -> None:
@@ -132,6 +152,35 @@ def test_a_killed_launcher_leaves_no_rank_behind(recipe: Path, tmp_path: Path) -
     parent.kill()
     parent.wait()
     wait_until(lambda: not any(alive(rank) for rank in ranks), 5)
+
+
+@pytest.mark.parametrize(
+    ("ended", "code"),
+    [
+        ([0, 0], 0),
+        ([87, 86], 87),
+        ([-signal.SIGKILL, 86], 86),
+        ([-signal.SIGSEGV, 1, -signal.SIGKILL], 86),  # a lost rank is the reason; the last was ended by us
+        ([-signal.SIGKILL, 91], 91),
+        ([-signal.SIGINT, -signal.SIGINT], 130),
+        ([-signal.SIGTERM, 86], 143),
+    ],
+)
+def test_the_exit_code_of_ranks_is_that_of_the_first_failure(ended: list[int], code: int) -> None:
+    assert spawn.exit_code(ended) == code
+
+
+def test_a_lost_rank_is_86_and_named(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
+    """Rank one is killed; rank zero lives on and is ended after its grace, without a word."""
+    program = "import os, time; os.kill(os.getpid(), 9) if os.environ['RANK'] == '1' else time.sleep(60)"
+    popen = subprocess.Popen
+    monkeypatch.setattr(subprocess, "Popen", lambda command, **o: popen([command[0], "-c", program], **o))
+    monkeypatch.setattr(spawn, "GRACE_SECONDS", 0.2)
+    assert spawn.run(2, []) == 86
+    said = capfd.readouterr().err.strip().splitlines()
+    assert said == [
+        "launcher: rank 1 is lost: it was ended by signal 9 (Killed); if nobody sent it, `dmesg` may tell why"
+    ]
 
 
 def wait_until(condition: Callable[[], bool], seconds: float) -> None:

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from launcher import export, proof
+from launcher.__main__ import main
 
 
 @pytest.fixture(scope="module")
@@ -105,6 +106,18 @@ def test_a_rejected_export_is_not_published(recipe: Path, tmp_path: Path, monkey
     assert tiny.train(recipe, f"output_dir={tmp_path / 'run'}", "export.verify=true", "training.max_steps=3") == 88
     assert not (tmp_path / "run" / "export").exists()
     assert (tmp_path / "run" / "export.rejected").exists()
+
+
+@pytest.mark.parametrize("name", ["lora", "full"])
+def test_a_full_disk_leaves_the_export_that_is_there(
+    proven: dict[str, Path], tmp_path: Path, capsys, name: str
+) -> None:
+    run = shutil.copytree(proven[name], tmp_path / "run")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    with tiny.full_disk(5_000):
+        assert main(["export", str(run)]) == 90
+    assert "could not be written: [Errno 27] File too large" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
 
 
 def test_the_proof_runs_from_any_folder(proven: dict[str, Path], tmp_path: Path) -> None:

@@ -142,6 +142,15 @@ def test_dora_is_not_sharded(recipe: Path) -> None:
     recipes.load(recipe, [words[0], words[1] + "zero2"])
 
 
+@pytest.mark.parametrize("options", [{"use_dora": True}, {"lora_dropout": 0.1}])
+def test_what_peft_cannot_do_to_experts_is_refused_with_what_to_do(options: dict) -> None:
+    """And what the error says to do is accepted."""
+    with pytest.raises(RecipeError, match="fused weights of experts") as refused:
+        apply_lora(base("qwen3_moe"), lora.Config(**options))
+    advised = tuple(refused.value.fix.partition("=[")[2].rstrip("]").split(", "))
+    assert apply_lora(base("qwen3_moe"), lora.Config(**options, target_modules=advised)).targeted_module_names
+
+
 @pytest.mark.parametrize(
     "options",
     [

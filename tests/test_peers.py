@@ -84,7 +84,12 @@ def test_other_errors_pass_as_they_are() -> None:
     [
         (
             RuntimeError("[/src/gloo/pair.cc:553] Connection closed by peer [10.0.0.2]:4. This is typically caused by"),
-            "another process is lost, or did not answer within 1 minutes: Connection closed by peer [10.0.0.2]:4",
+            "another process has ended: Connection closed by peer [10.0.0.2]:4",
+            "log/rank-N.log; go on with --resume auto",
+        ),
+        (
+            RuntimeError("[/src/gloo/buffer.cc:72] Timed out waiting 60000ms for recv operation to complete"),
+            "another process is lost, or did not answer within 1 minutes: Timed out waiting 60000ms",
             "log/rank-N.log; go on with --resume auto",
         ),
         (

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
@@ -48,6 +49,9 @@ class Lab:
         out = self.folder / name.replace(" ", "-")
         self.run(world, out, *words)
         return out
+
+    def call(self, world: int, *call: Any, log: Path) -> list[Any]:
+        return self._ranks[world].call(*call, log=log)
 
     def run(self, world: int, out: Path, *words: str) -> None:
         log = out.with_suffix(".log")
@@ -218,6 +222,17 @@ def test_experts_that_a_rank_does_not_visit_are_trained_under_zero3(lab: Lab, tm
     one = lab.train("experts-none", 1, *words, "distributed.strategy=none", "training.gradient_accumulation_steps=null")
     many = lab.train("experts-zero3", 2, *words, "distributed.strategy=zero3")
     assert tiny.losses(many) == pytest.approx(tiny.losses(one), rel=1e-5)
+
+
+@pytest.mark.parametrize(("method", "file_bytes"), [("full", 60_000), ("lora", 15_000)])
+def test_a_full_disk_ends_every_rank_with_90_and_leaves_no_half_checkpoint(
+    lab: Lab, method: str, file_bytes: int
+) -> None:
+    run, log = (lab.folder / f"full-disk-{method}{suffix}" for suffix in ("", ".log"))
+    words = ["train", str(lab.recipe), *COMMON, *METHODS[method], "distributed.strategy=zero3", f"output_dir={run}"]
+    codes = lab.call(2, tiny.launch_on_full_disk, file_bytes, [*words, "checkpoint.save_steps=1"], log=log)
+    assert codes == [90, 90], log.read_text()[-4000:]
+    assert not list((run / "checkpoints").iterdir())
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+import yaml
 
 from launcher.__main__ import main
 
@@ -69,6 +70,23 @@ def test_export_again_merged(finished_run: Path, tmp_path: Path, capsys: pytest.
     assert (run / "export" / "model.safetensors").exists() and not (run / "export" / "adapter_config.json").exists()
     assert json.loads((run / "proof" / "verdict.json").read_text())["ok"]
     assert "eval/loss" in (run / "export" / "README.md").read_text()
+
+
+def test_a_run_that_needed_a_gpu_is_taken_up_without_one(finished_run: Path, tmp_path: Path, capsys) -> None:
+    """And the model card still says how it was trained."""
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    recipe = yaml.safe_load((run / "recipe.yaml").read_text())
+    recipe["optimizer"] = {"name": "paged_adamw"}
+    recipe["training"] |= {"precision": "tf32", "gradient_checkpointing": True, "activation_offloading": True}
+    recipe["distributed"] = {"strategy": "none"}
+    (run / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    assert main(["check", str(run / "recipe.yaml")]) == 89
+    assert "there is no GPU" in capsys.readouterr().err
+    ask(capsys, "export", str(run))
+    measured = json.loads(ask(capsys, "evaluate", str(run), "--json"))
+    assert measured["eval/loss"] == pytest.approx(tiny.losses(run, "eval/loss")[6], rel=1e-6)
+    card = (run / "export" / "README.md").read_text()
+    assert all(f"{key}\n" in card for key in ("name: paged_adamw", "precision: tf32", "activation_offloading: true"))
 
 
 def test_verbs_on_what_is_not_a_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

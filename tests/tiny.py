@@ -4,9 +4,12 @@ import json
 import multiprocessing
 import os
 import random
+import resource
 import socket
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -129,6 +132,23 @@ def wait_for_step(folder: Path, step: int, seconds: float = 60) -> None:
     while not ((folder / "metrics.jsonl").exists() and max(losses(folder), default=0) >= step):
         assert time.monotonic() < deadline, f"{folder} has not come to step {step}"
         time.sleep(0.01)
+
+
+@contextmanager
+def full_disk(file_bytes: int) -> Iterator[None]:
+    """No file of this process can grow beyond so many bytes; the disk refuses, as one that is full does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def launch_on_full_disk(file_bytes: int, words: list[str]) -> int:
+    """`launcher WORDS` in this process; its exit code."""
+    with full_disk(file_bytes):
+        return launch(words)
 
 
 class Ranks:

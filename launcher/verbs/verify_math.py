@@ -44,13 +44,14 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _refuse(args: argparse.Namespace) -> None:
+    from launcher import spawn
     from launcher.errors import EnvironmentProblem, RecipeError
 
     if "RANK" in os.environ:
         raise EnvironmentProblem("verify-math starts its processes itself", fix="run it without torchrun or srun")
-    for option, least in (("nproc", 1), ("rows", 2)):
-        if getattr(args, option) < least:
-            raise RecipeError(f"--{option} {getattr(args, option)} is less than {least}")
+    spawn.refuse_none(args.nproc)
+    if args.rows < 2:
+        raise RecipeError(f"--rows {args.rows} is less than 2", fix="one row cannot be cut into micro-batches")
 
 
 def _raise_what_is_wrong(findings: Any, where: str) -> None:
