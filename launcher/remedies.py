@@ -2,22 +2,26 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import islice, product
 
 from launcher.errors import LauncherError
 from launcher.memory.cards import gib
 from launcher.plan import Plan
 
-PlanOf = Callable[[Sequence[str]], Plan]  # from changes of the recipe, as on the command line
+PlanOf = Callable[
+    [Sequence[str], int], Plan
+]  # from changes of the recipe, as on the command line, and a number of nodes
 SHOWN = 3
+TIMES = (2, 4, 8, 16)  # as many nodes as the plan has
 
 
 @dataclass(frozen=True)
 class Change:
-    """`words`: as they are written on the command line; `cost`: what one gives for it."""
+    """`words`: as they are written on the command line; `cost`: what one gives for it; `nodes`: where they change only these."""
 
     words: tuple[str, ...]
     cost: str
+    nodes: int | None = None
 
     def __add__(self, other: "Change") -> "Change":
         return Change(self.words + other.words, ", ".join(filter(None, (self.cost, other.cost))))
@@ -51,27 +55,34 @@ def verdict(plan: Plan) -> str | None:
 
 
 def find(plan: Plan, plan_of: PlanOf) -> tuple[list[Remedy], Remedy | None]:
-    """The cheapest changes that make it fit, none of which holds another; and what needs least of all that was tried."""
+    """The cheapest changes that make it fit, none of which holds another; and what needs least of all that was tried.
+
+    Where the plan shards, the last is the least number of nodes that would do without a change.
+    """
     found: list[Remedy] = []
     least: Remedy | None = None
     for change in _candidates(plan):
         if any(set(remedy.change.words) <= set(change.words) for remedy in found):
             continue
-        remedy = _remedy(plan_of, change)
+        remedy = _remedy(plan, plan_of, change)
         if remedy is None:
             continue
         least = remedy if least is None or remedy.total_bytes < least.total_bytes else least
-        fits = plan.device_memory_bytes is not None and remedy.total_bytes <= plan.device_memory_bytes
-        found += [remedy] if fits else []
+        found += [remedy] if _fits(plan, remedy) else []
         if len(found) == SHOWN:
             break
-    return found, least
+    more = (_remedy(plan, plan_of, change) for change in _more_nodes(plan))
+    return [*found, *islice((remedy for remedy in more if remedy and _fits(plan, remedy)), 1)], least
 
 
-def _remedy(plan_of: PlanOf, change: Change) -> Remedy | None:
+def _fits(plan: Plan, remedy: Remedy) -> bool:
+    return plan.device_memory_bytes is not None and remedy.total_bytes <= plan.device_memory_bytes
+
+
+def _remedy(plan: Plan, plan_of: PlanOf, change: Change) -> Remedy | None:
     """None where the change cannot be made: what a recipe refuses, a remedy does not propose."""
     try:
-        made = plan_of(change.words)
+        made = plan_of(change.words, plan.nodes) if change.nodes is None else plan_of((), change.nodes)
     except LauncherError:
         return None
     if made.total_bytes_per_rank is None:
@@ -88,6 +99,11 @@ def _candidates(plan: Plan) -> Iterator[Change]:
             change = rows + again + sharding + kept + other
             if change.words:
                 yield change
+
+
+def _more_nodes(plan: Plan) -> list[Change]:
+    found = [(times, times * plan.nodes) for times in TIMES if plan.deepspeed is not None]
+    return [Change((f"--world {n}x{plan.processes_per_node}",), f"{times} times the GPUs", n) for times, n in found]
 
 
 def _smaller_batch(plan: Plan) -> list[Change]:

@@ -196,6 +196,21 @@ def test_plan_says_what_would_fit_and_it_does(capsys: pytest.CaptureFixture[str]
     assert not any(a < b for a in changes for b in changes)
 
 
+def test_plan_says_how_many_nodes_would_do(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = [str(RECIPES / "llama3.1_70b_full.yaml"), "--card", "h100", "--world"]
+    code, said = lines_of(capsys, *asked, "1x8")
+    match = re.fullmatch(r"  needs (\S+) GiB with --world (\S+)  \(4 times the GPUs\)", said[-1])
+    assert code == 91 and match[2] == "4x8"
+    code, said = lines_of(capsys, *asked, "4x8")
+    assert code == 0 and said[-1].startswith(f"fits: {match[1]} of 79.1 GiB")
+    assert lines_of(capsys, *asked, "2x8")[0] == 91
+
+
+def test_plan_says_that_bf16_weights_would_do_where_fp32_copies_are_kept(capsys: pytest.CaptureFixture[str]) -> None:
+    _, said = lines_of(capsys, str(RECIPES / "llama3.1_8b_full.yaml"), "--card", "h100", "--world", "1x2")
+    assert any(" GiB with model.dtype=bf16  (weights and activations in bf16, beside" in line for line in said)
+
+
 def test_plan_says_when_nothing_helps(capsys: pytest.CaptureFixture[str]) -> None:
     code, said = lines_of(capsys, str(RECIPES / "llama3.1_70b_qlora.yaml"), "--card", "1GB")
     assert code == 91

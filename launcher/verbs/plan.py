@@ -6,6 +6,7 @@ Needs no GPU: `--world 2x8 --card h100` plans for two nodes of eight. Ends with 
 import argparse
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 
@@ -56,8 +57,8 @@ def _world(text: str | None, card_name: str | None) -> Any:
     return World(nodes, processes, device="cuda", bf16=named.bf16, memory_bytes=named.memory_bytes)
 
 
-def _plan(loaded: Any, world: Any, args: argparse.Namespace) -> tuple[Any, Callable[[Sequence[str]], Any]]:
-    """The plan, and how it would be with other words on the command line.
+def _plan(loaded: Any, world: Any, args: argparse.Namespace) -> tuple[Any, Callable[[Sequence[str], int], Any]]:
+    """The plan, and how it would be with other words on the command line and other nodes.
 
     As exact as what can be reached allows: without the tokenizer the rows are unknown, without a configuration the memory is.
     """
@@ -81,18 +82,18 @@ def _plan(loaded: Any, world: Any, args: argparse.Namespace) -> tuple[Any, Calla
         note = note or str(problem)
     where = world or engine.world()
 
-    def plan_of(words: Sequence[str]) -> Any:
+    def plan_of(words: Sequence[str], nodes: int) -> Any:
         changed = {word.partition("=")[0] for word in words}
         kept = [word for word in args.overrides if word.partition("=")[0] not in changed]
         other = recipe.load(args.recipe, [*kept, *words])
         adapter = parts.load("adapters", other.method)
         known = facts if other.method == loaded.method else model.facts(other, task, adapter, tokenizer)
-        return plan.make(other, where, known, None, note)
+        return plan.make(other, replace(where, nodes=nodes), known, None, note)
 
     return plan.make(loaded, where, facts, order_for, note), plan_of
 
 
-def _judge(made: Any, plan_of: Callable[[Sequence[str]], Any]) -> None:
+def _judge(made: Any, plan_of: Callable[[Sequence[str], int], Any]) -> None:
     """Whether it fits the card, and what would make it fit."""
     from launcher import remedies
 
