@@ -1,5 +1,6 @@
 """none, ddp, zero1, zero2 and zero3 are the same training: losses, norms, evaluation, exports, and resuming across them."""
 
+import ctypes
 import json
 import os
 import shutil
@@ -35,6 +36,9 @@ PRECISIONS = {
     "bf16": ["training.precision=bf16"],
     "bf16 weights": ["training.precision=bf16", "model.dtype=bf16"],
 }
+
+
+M_MMAP_THRESHOLD = -3  # of mallopt(3)
 
 
 class Lab:
@@ -244,19 +248,21 @@ def test_under_zero3_no_rank_ever_holds_all_weights(tmp_path: Path, recipe: Path
     assert size > 300e6
     ranks = Workers(2)
     words = [str(recipe), "method=full", "adapter=null", f"model.name_or_path={tmp_path / 'model'}"]
-    grown = {
-        s: ranks.call(create, [*words, f"distributed.strategy={s}"], log=tmp_path / "log") for s in ("zero2", "zero3")
-    }
+    grown = ranks.call(create, [*words, "distributed.strategy=zero3"], log=tmp_path / "log")
     ranks.close()
-    assert None not in grown["zero3"], (tmp_path / "log").read_text()
-    assert min(grown["zero2"]) > 0.95 * size
-    assert max(grown["zero3"]) < 0.75 * size  # its half, and one layer's weights
+    assert None not in grown, (tmp_path / "log").read_text()
+    assert all(0.45 < peak / size < 0.75 for peak in grown), [
+        peak / size for peak in grown
+    ]  # its half, and one layer's weights
 
 
 def create(words: list[str]) -> float:
     """Bytes by which this rank's memory grows at most while it creates the model of a recipe."""
     from launcher import engine, recipe, run
 
+    ctypes.CDLL(None).mallopt(
+        M_MMAP_THRESHOLD, 2**16
+    )  # what is freed goes back at once, so that the peak is of what is held
     prepared = run.prepare_all(recipe.load(words[0], words[1:]), engine.world())
     running = engine.Engine(prepared.plan)
     ended = threading.Event()
