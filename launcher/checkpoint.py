@@ -21,7 +21,7 @@ from launcher import log
 from launcher.engine import Engine
 from launcher.errors import CheckpointError, StorageError
 
-SCHEMA = 1
+SCHEMA = 2  # of MANIFEST.json and state.json
 
 
 @dataclass(frozen=True)
@@ -64,9 +64,13 @@ class Checkpoints:
         folders = [path for path in self.root.glob("step-*") if (path / "MANIFEST.json").is_file()]
         return sorted((Checkpoint(path) for path in folders), key=lambda checkpoint: checkpoint.step)
 
+    def folder(self, step: int) -> Path:
+        """Where the checkpoint of a step is, or would be."""
+        return self.root / _name(step)
+
     def of_step(self, step: int) -> Checkpoint:
         """The checkpoint of a step, verified. CheckpointError where it is gone or damaged."""
-        checkpoint = Checkpoint(self.root / _name(step))
+        checkpoint = Checkpoint(self.folder(step))
         if problems := self._engine.broadcast(checkpoint.problems() if self._engine.is_main else None):
             raise CheckpointError(
                 f"the checkpoint of step {step} is gone or damaged: {'; '.join(problems[:3])}",
@@ -93,7 +97,7 @@ class Checkpoints:
 
         Failure is the same error on every rank.
         """
-        exists = self._engine.is_main and (self.root / _name(step)).exists()
+        exists = self._engine.is_main and self.folder(step).exists()
         if self._engine.broadcast(exists):
             return
         staged = self.root / f".tmp-{_name(step)}-{secrets.token_hex(4)}"
@@ -142,7 +146,7 @@ class Checkpoints:
         files = {str(path.relative_to(staged)): _fingerprint(path) for path in _files(staged)}
         manifest = {"schema": SCHEMA, "step": step, "world_size": self._engine.world_size, "files": files}
         (staged / "MANIFEST.json").write_text(json.dumps(manifest, indent=1))
-        publish(staged, self.root / _name(step))
+        publish(staged, self.folder(step))
         hint = self.root / ".latest"
         hint.write_text(_name(step) + "\n")
         os.replace(hint, self.root / "latest")

@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,7 +18,7 @@ from launcher.data import order, sources
 from launcher.data.digest import file_digest, weights_digest
 from launcher.data.prepare import Joined, default_cache_dir, prepare
 from launcher.engine import Engine
-from launcher.errors import RecipeError
+from launcher.errors import CheckpointError, RecipeError
 from launcher.evaluate import Exam, Verdict
 from launcher.meter import Meter
 from launcher.output import Place
@@ -50,6 +51,12 @@ class Prepared:
     eval: Joined | None
     order: order.Order
     plan: Plan
+
+    @cached_property
+    def must_be_equal(self) -> continuity.Facts:
+        """For whoever goes on from a checkpoint of this run. Found once: the base's files are read for it."""
+        base = weights_digest(self.recipe.model.name_or_path)
+        return continuity.facts(self.recipe, self.plan, self.train.digest, base)
 
 
 @dataclass
@@ -192,9 +199,7 @@ def state_to_save(run: Run) -> dict[str, Any]:
     """state.json: what must be equal on resume, and where the run stands."""
     return {
         "progress": dataclasses.asdict(run.progress),
-        "must_be_equal": continuity.facts(
-            run.recipe, run.plan, run.prepared.train.digest, weights_digest(run.recipe.model.name_or_path)
-        ),
+        "must_be_equal": run.prepared.must_be_equal,
         "strategy": run.plan.strategy,
         "world_size": run.plan.world_size,
         "total_steps": run.plan.total_steps,
@@ -206,6 +211,12 @@ def state_to_save(run: Run) -> dict[str, Any]:
 
 def _take_up(run: Run, resume_from: Checkpoint) -> None:
     state = resume_from.state
+    if state["schema"] != checkpoint.SCHEMA:
+        raise CheckpointError(
+            f"written in format {state['schema']}, and this launcher goes on from format {checkpoint.SCHEMA}",
+            where=str(resume_from.folder),
+            fix="go on with the launcher that wrote it, or start a new run from its export",
+        )
     now = state_to_save(run)
     continuity.insist(state["must_be_equal"], now["must_be_equal"], str(resume_from.folder))
     if state["total_steps"] != now["total_steps"]:

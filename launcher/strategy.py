@@ -103,8 +103,9 @@ def _configure(notes: Notes, recipe: Recipe, facts: ModelFacts | None) -> None:
 
 def _refuse_leaf_modules(recipe: Recipe, facts: ModelFacts | None) -> None:
     """Classes that the model does not have; the engine sees those of a model whose configuration cannot be read here."""
-    missing = set(recipe.distributed.zero_leaf_modules or ()) - facts.module_classes if facts else None
-    if facts and missing:
+    if facts is None:
+        return
+    if missing := set(recipe.distributed.zero_leaf_modules or ()) - facts.module_classes:
         raise RecipeError(
             f"distributed.zero_leaf_modules: {', '.join(sorted(missing))} is no class of a module of this model",
             where=recipe.origin("distributed.zero_leaf_modules"),

@@ -1,6 +1,5 @@
 """The whole of a model that was trained in parts."""
 
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -25,10 +24,9 @@ def on_rank_zero(run: Run) -> Any:
     _, logits = reference(run.model, run.held_out())
     live = {name: proof.fingerprint(value) for name, value in run.engine.weights(run.model) if value is not None}
     model = problem = None
-    folder = run.checkpoints.of_step(run.progress.step).folder
     if run.engine.is_main:
         try:
-            model = _rebuilt(run, folder, live, logits)
+            model = _rebuilt(run, live, logits)
         except CheckpointError as error:
             problem = error
     if problem := run.engine.broadcast(problem):
@@ -36,8 +34,9 @@ def on_rank_zero(run: Run) -> Any:
     return model
 
 
-def _rebuilt(run: Run, folder: Path, live: dict[str, list[Any]], logits: torch.Tensor) -> Any:
+def _rebuilt(run: Run, live: dict[str, list[Any]], logits: torch.Tensor) -> Any:
     model = build_objective(run.prepared).model
+    folder = run.checkpoints.folder(run.progress.step)
     saved_state.load_model(model, folder / "model", run.engine)
     if problems := proof.tensor_problems(model, live):
         raise CheckpointError(f"not what the ranks hold: {'; '.join(problems[:3])}", where=str(folder))

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import tiny
 
+from launcher import checkpoint
+
 OPTIONS = ["training.max_steps=12", "checkpoint.save_steps=3", "evaluation.metrics=[loss]", "evaluation.eval_steps=4"]
 
 
@@ -137,6 +139,15 @@ def test_another_run_is_not_resumed(recipe: Path, uninterrupted: Path, tmp_path:
     assert tiny.train(recipe, *OPTIONS, f"output_dir={run}", change, "--resume", "auto") == 89
     said = capsys.readouterr().err
     assert OTHERS[change] in said and "resume with" in said and "Traceback" not in said
+
+
+def test_a_checkpoint_of_another_format_is_named(recipe: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    words = ["evaluation.metrics=[loss]", f"output_dir={tmp_path / 'run'}", "training.max_steps=3"]
+    monkeypatch.setattr(checkpoint, "SCHEMA", 1)
+    assert tiny.train(recipe, *words) == 0
+    monkeypatch.undo()
+    assert tiny.train(recipe, *words, "--resume", "auto") == 88
+    assert "written in format 1, and this launcher goes on from format 2" in capsys.readouterr().err
 
 
 def test_how_an_adapter_learns_may_change_on_the_way(recipe: Path, uninterrupted: Path, tmp_path: Path) -> None:

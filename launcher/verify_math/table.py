@@ -47,7 +47,7 @@ def _notes(facts: dict[str, Any]) -> Iterator[str]:
     if all(len(set(counts)) == 1 for counts in facts["counts"].values()):
         yield "the loss counts the same in every row, so a mean of means would not be noticed here"
     if facts["flash"]:
-        yield f"fp32 is computed with sdpa attention, since {facts['flash']} has only 16 bits; --as-configured computes with it"
+        yield f"fp32 is computed without {facts['flash']}, which has only 16 bits; --as-configured computes with it"
     if facts["had_dropout"]:
         yield "dropout is switched off; with it, training is the same only for the same per_device_train_batch_size"
     if facts["filled"]:
