@@ -21,7 +21,7 @@ from launcher import log
 from launcher.engine import Engine
 from launcher.errors import CheckpointError, StorageError
 
-SCHEMA = 2  # of MANIFEST.json and state.json
+SCHEMA = 3  # of MANIFEST.json and state.json
 
 
 @dataclass(frozen=True)

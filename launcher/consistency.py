@@ -19,7 +19,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-from launcher import environment, log, model
+from launcher import environment, log, model, processor
 from launcher.data.digest import file_digest, weights_digest
 from launcher.engine import Engine
 from launcher.errors import EnvironmentProblem
@@ -149,10 +149,10 @@ def _files(recipe: Recipe, prepared: Any) -> dict[str, Any]:
 
     All ranks could take rank zero's parameters, but not what a quantised layer keeps beside them.
     """
-    tokenizer, config = prepared.tokenizer, model.load_config(recipe)[0]
+    config = model.load_config(recipe)[0]
     values = {name: value for name, value in config.to_dict().items() if name != "_name_or_path"}
     found = {
-        "tokenizer": _digest([tokenizer.backend_tokenizer.to_str(), tokenizer.chat_template]),
+        "tokenizer": processor.digest(prepared.processor),
         "model configuration": _digest(values),
         "model revision on the hub": getattr(config, "_commit_hash", None),
         "model weights": weights_digest(recipe.model.name_or_path),

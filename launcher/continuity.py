@@ -1,6 +1,6 @@
 """What a run must share with the checkpoint that it goes on from. Pure: no torch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from launcher.errors import RecipeError
@@ -17,7 +17,7 @@ HOW_IT_LEARNS = ("lora_dropout", "loraplus_lr_ratio", "loraplus_lr_embedding")  
 Facts = dict[str, dict[str, Any]]
 
 
-def facts(recipe: Recipe, plan: Plan, data: str, base: str) -> Facts:
+def facts(recipe: Recipe, plan: Plan, data: str, base: str, labels: Sequence[str] = ()) -> Facts:
     """Kind -> key -> value, as JSON gives it back. `data` and `base`: digests of the rows and of the base's weights."""
     options = recipe.adapter.model_dump(mode="json")
     return {
@@ -32,6 +32,7 @@ def facts(recipe: Recipe, plan: Plan, data: str, base: str) -> Facts:
             "method": plan.method,
             "quantization": plan.quantization,
             **({"base model": base} if plan.method != "full" else {}),
+            **({"labels": list(labels)} if labels else {}),
             **{f"adapter.{name}": value for name, value in options.items() if name not in HOW_IT_LEARNS},
         },
         "optimizer": {"optimizer.name": recipe.optimizer.name},

@@ -7,9 +7,10 @@ from itertools import islice
 from typing import Any
 
 from launcher.data import sources
+from launcher.data.context import Context
 from launcher.data.order import sequential
 from launcher.engine import Engine
-from launcher.model import pad_token_id
+from launcher.metrics import Measured
 from launcher.recipe import Recipe
 
 NUM_SAMPLES = 3
@@ -17,48 +18,51 @@ NUM_SAMPLES = 3
 
 @dataclass
 class Verdict:
-    """What is known of one state of the weights."""
+    """What is known of one state of the weights. `details`: of the evaluation, for people; on rank zero alone."""
 
     metrics: dict[str, float] = field(default_factory=dict)
     answers: list[str] = field(default_factory=list)
+    details: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Exam:
-    """Questions that are put to the model; `scored` if a metric of the recipe needs the answers."""
+    """Questions that are put to a model that generates; `scored` if a metric of the recipe needs the answers."""
 
     task: Any
-    tokenizer: Any
+    context: Context
     questions: list[Any]
     max_new_tokens: int
     scored: bool
 
     @classmethod
-    def of(cls, recipe: Recipe, task: Any, tokenizer: Any) -> "Exam":
-        """As many questions as generated metrics need, or just the samples of the report."""
+    def of(cls, recipe: Recipe, task: Any, context: Context) -> "Exam":
+        """As many questions as generated metrics need, or just the samples of the report; none where nothing is generated."""
         section = recipe.evaluation
-        scored = bool(set(section.metrics) & set(task.GENERATED_METRICS))
+        if not hasattr(task, "answers"):
+            return cls(task, context, [], 0, False)
+        scored = bool(set(section.metrics or task.TRAITS.default_metrics) & set(task.TRAITS.generated_metrics))
         number = section.generate_rows if scored else NUM_SAMPLES
         listed = recipe.data.eval or recipe.data.train
         examples = (example for source in listed for _, example in sources.examples(source))
-        questions = task.answers.questions(islice(examples, number), tokenizer)
-        return cls(task, tokenizer, questions, section.max_new_tokens, scored)
+        questions = task.answers.questions(islice(examples, number), context.processor)
+        return cls(task, context, questions, section.max_new_tokens, scored)
 
     def sit(self, engine: Engine) -> list[str]:
         """Answers to all questions, in their order, on every rank; each rank generates its share."""
+        if not self.questions:
+            return []
         mine = dealt(self.questions, engine)
         with engine.generating() as model:
-            pad = pad_token_id(self.tokenizer)
-            said = self.task.answers.answers(
-                model, self.tokenizer, mine, self.max_new_tokens, pad, in_step=engine.in_step
-            )
+            how = self.max_new_tokens, self.context.pad_token_id
+            said = self.task.answers.answers(model, self.context.processor, mine, *how, in_step=engine.in_step)
         shares = engine.gather(said)
         return [shares[i % engine.world_size][i // engine.world_size] for i in range(len(self.questions))]
 
     def scores(self, answers: list[str]) -> dict[str, float]:
-        """Mean score of the answers against the references, as `eval/<metric>`."""
-        scores = [self.task.metrics.score(a, q.reference) for a, q in zip(answers, self.questions, strict=True)]
-        return {f"eval/{name}": sum(scores) / len(scores) for name in self.task.GENERATED_METRICS if scores}
+        """What the answers are worth beside the references, as `eval/<metric>`."""
+        scores = self.task.metrics.scored_answers(answers, [question.reference for question in self.questions])
+        return {f"eval/{name}": value for name, value in scores.items()}
 
     def samples(self) -> list[int]:
         """Spread over the questions, the same before and after."""
@@ -73,24 +77,46 @@ def dealt(things: list[Any], engine: Engine) -> list[Any]:
 
 
 def evaluate(
-    engine: Engine, task: Any, rows: Any, collate: Callable[[list[list[int]]], Any], batch_size: int
-) -> dict[str, float]:
-    """`eval/<name>` for each metric of the task, over all rows of all ranks."""
+    engine: Engine, task: Any, rows: Any, context: Context, collate: Callable[[list[list[int]]], Any], batch_size: int
+) -> Measured:
+    """The metrics of the task over all rows, each counted once, on every rank; the details on rank zero alone."""
     batches = sequential(rows.lengths, batch_size)
     my_number = len(batches[engine.rank :: engine.world_size])
     objective = engine.objective
     was_training = objective.training
     objective.eval()
     totals: dict[str, float] = defaultdict(float)
+    predicted: dict[int, Any] = {}  # by row
     for number, batch in enumerate(dealt(batches, engine)):
-        loss = engine.evaluate(collate([[index] for index in batch]))
+        tensors = collate([[index] for index in batch])
+        loss = engine.evaluate(tensors)
         if number >= my_number:
             continue
         for name, (value, count, *_) in {**loss.terms, **loss.metrics}.items():
             totals[f"{name} sum"] += float(value)
             totals[f"{name} count"] += float(count)
+        if loss.outputs is not None:
+            predicted.update(zip(batch, objective.predictions(loss.outputs, tensors), strict=True))
     objective.train(was_training)
-    return {f"eval/{name}": value for name, value in task.metrics.summarize(_reduced(engine, totals)).items()}
+    return _measured(engine, task, _reduced(engine, totals), predicted, rows, context)
+
+
+def _measured(
+    engine: Engine,
+    task: Any,
+    totals: dict[str, tuple[float, float]],
+    predicted: dict[int, Any],
+    rows: Any,
+    context: Context,
+) -> Measured:
+    """Predictions meet on rank zero, in the order of rows, so that the result does not depend on who made them."""
+    shares = engine.collect(predicted)
+    measured = None
+    if shares is not None:
+        together = {index: prediction for share in shares for index, prediction in share.items()}
+        measured = task.metrics.summarize(totals, [together[index] for index in sorted(together)], rows, context)
+    values = engine.broadcast(measured and measured.values)
+    return Measured({f"eval/{name}": value for name, value in values.items()}, measured.details if measured else {})
 
 
 def _reduced(engine: Engine, totals: dict[str, float]) -> dict[str, tuple[float, float]]:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from launcher import checkpoint, dequantize, proof, tensor_files
+from launcher import checkpoint, dequantize, proof, tensor_files, token_rows
 from launcher.errors import CheckpointError, RecipeError, StorageError
 from launcher.model import DTYPES
 
@@ -26,6 +26,7 @@ from launcher.model import DTYPES
 # additions can differ; merging rounds W + BA once to the type of W. A quantised base computes in a type of its own.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
 REFERENCE_TOKENS = 256
+Tensors = dict[str, torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -42,7 +43,7 @@ class Trained:
     """What is exported. `held_out` is a padded batch of rows that the proof runs on."""
 
     model: Any
-    tokenizer: Any
+    processor: Any
     task: ModuleType
     adapter: ModuleType
     held_out: dict[str, Any]
@@ -55,15 +56,15 @@ def export(trained: Trained, run_folder: Path, card: str, wanted: Wanted) -> tup
     leaves nothing and raises StorageError.
     """
     _cast(trained.model, wanted)
-    inputs, logits = reference(trained.model, trained.held_out)
+    inputs, outputs = reference(trained.model, trained.task, trained.held_out)
     own_error = dequantize.arithmetic_error(trained.model, TOLERANCE) if wanted.merge else 0.0
     model = trained.adapter.merge(trained.model) if wanted.merge else _plain(trained)
     staged = run_folder / f".export-{secrets.token_hex(4)}"
     try:
-        _write(staged, model, trained.tokenizer, card)
+        _write(staged, model, trained.processor, card)
         verdict = None
         if wanted.verify:
-            _write_reference(run_folder / "proof", model, trained.task, inputs, logits, own_error)
+            _write_reference(run_folder / "proof", model, trained.task, inputs, outputs, own_error)
             verdict = _insist(staged, run_folder)
         final = run_folder / "export"
         if final.exists():
@@ -92,13 +93,16 @@ def _cast(model: Any, wanted: Wanted) -> None:
         model.to(DTYPES[wanted.dtype])
 
 
-def reference(model: Any, held_out: dict[str, Any]) -> tuple[dict[str, Any], torch.Tensor]:
-    """Inputs, and the model's logits on them, in fp32."""
+def reference(model: Any, task: ModuleType, held_out: dict[str, Any]) -> tuple[Tensors, Tensors]:
+    """Inputs by name, and the model's outputs on them, in fp32."""
     model.eval()
-    rows = {name: tensor[:, :REFERENCE_TOKENS] for name, tensor in held_out.items() if name != "labels"}
-    inputs = {name: tensor.to(model.device) for name, tensor in rows.items()}
+    traits = task.TRAITS
+    inputs = {name: tensor.to(model.device) for name, tensor in held_out.items() if name not in traits.target_names}
+    if traits.unit == "tokens":
+        inputs = {name: tensor[:, :REFERENCE_TOKENS] for name, tensor in inputs.items()}
     with torch.no_grad():
-        return inputs, model(**inputs).logits.float()
+        said = model(**inputs)
+    return inputs, {name: said[name].float() for name in traits.output_names}
 
 
 def _plain(trained: Trained) -> Any:
@@ -106,11 +110,14 @@ def _plain(trained: Trained) -> Any:
     return trained.adapter.plain(trained.model) if hasattr(trained.adapter, "plain") else trained.model
 
 
-def _write(folder: Path, model: Any, tokenizer: Any, card: str) -> None:
+def _write(folder: Path, model: Any, processor: Any, card: str) -> None:
     _name_base_for_good(model)
+    is_adapter = hasattr(model, "peft_config")
     with tensor_files.os_errors():
-        model.save_pretrained(folder, **({"save_embedding_layers": False} if hasattr(model, "peft_config") else {}))
-    tokenizer.save_pretrained(folder)
+        model.save_pretrained(folder, **({"save_embedding_layers": False} if is_adapter else {}))
+    if is_adapter and _head(model):  # the names of the labels, which the base's own configuration has not
+        model.get_base_model().config.save_pretrained(folder)
+    processor.save_pretrained(folder)
     if getattr(model, "generation_config", None) is not None:
         model.generation_config.save_pretrained(folder)
     (folder / "README.md").write_text(card, encoding="utf-8")
@@ -145,24 +152,38 @@ def prove(folder: Path, proof_folder: Path) -> dict[str, Any]:
 
 
 def _write_reference(
-    folder: Path, model: Any, task: ModuleType, inputs: dict[str, Any], logits: torch.Tensor, own_error: float
+    folder: Path, model: Any, task: ModuleType, inputs: Tensors, outputs: Tensors, own_error: float
 ) -> None:
     folder.mkdir(exist_ok=True)
-    tensors = {f"input.{name}": tensor.cpu().contiguous() for name, tensor in inputs.items()} | {"logits": logits.cpu()}
+    tensors = {
+        f"{kind}.{name}": tensor.cpu().contiguous()
+        for kind, named in (("input", inputs), ("output", outputs))
+        for name, tensor in named.items()
+    }
     with tensor_files.os_errors():
         save_file(tensors, folder / "reference.safetensors")
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     facts = {
-        "auto_class": task.AUTO_CLASS,
+        "auto_class": task.TRAITS.auto_class,
         "dtype": str(base.dtype).removeprefix("torch."),
         "device": str(base.device),
         "tolerance": max(TOLERANCE[base.dtype], own_error),
         "quantization": quantization.to_dict() if (quantization := _quantization(base)) else None,
-        "vocabulary": base.get_input_embeddings().weight.shape[0],
+        "vocabulary": token_rows.number(base),
         "trust_remote_code": bool(getattr(base.config, "auto_map", None)),
-        "tensors": proof.fingerprints(model),
+        "tensors": {name: found for name, found in proof.fingerprints(model).items() if not is_unused(model, name)},
     }
     (folder / "reference.json").write_text(json.dumps(facts))
+
+
+def is_unused(model: Any, name: str) -> bool:
+    """Whether a tensor is what stood in a new head's place before it was trained: made by chance, and never used."""
+    return any(f".{module}.original_module." in name for module in _head(model))
+
+
+def _head(model: Any) -> tuple[str, ...]:
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return tuple(getattr(base, "head_modules", ()))
 
 
 def _quantization(base: Any) -> Any:

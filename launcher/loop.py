@@ -26,8 +26,8 @@ def train(run: Run, trackers: Trackers, stop: StopRequest) -> None:
         grad_norm = run.engine.step()
         run.progress.skipped_steps += not math.isfinite(grad_norm)
         run.progress.step = step + 1
-        run.progress.tokens += (tokens := run.tokens_in(step))
-        run.meter.add_tokens(tokens)
+        run.progress.seen += (seen := run.seen_in(step))
+        run.meter.add_seen(seen)
         if _due(run, run.plan.logging_steps) or run.progress.step == 1:
             trackers.log(run.progress.step, stamp(run) | _reading(run, learning_rate, grad_norm))
         run.verdict = Verdict()
@@ -74,17 +74,17 @@ def judge(run: Run, trackers: Trackers) -> None:
 def examine(run: Run) -> Verdict:
     """The metrics that the recipe asks for, and the answers where one of them needs answers."""
     size = run.plan.per_device_eval_batch_size
-    metrics = evaluate(run.engine, run.task, run.prepared.eval, run.collate_eval, size)
+    measured = evaluate(run.engine, run.task, run.prepared.eval, run.prepared.context, run.collate_eval, size)
     answers = run.exam.sit(run.engine) if run.exam.scored else []
-    metrics |= run.exam.scores(answers) if run.exam.scored else {}
-    wanted = run.plan.metrics
-    return Verdict({name: value for name, value in metrics.items() if name.removeprefix("eval/") in wanted}, answers)
+    metrics = measured.values | (run.exam.scores(answers) if run.exam.scored else {})
+    wanted = [f"eval/{name}" for name in run.plan.metrics]
+    return Verdict({name: metrics[name] for name in wanted if name in metrics}, answers, measured.details)
 
 
 def stamp(run: Run) -> dict[str, float]:
     """What every line of metrics.jsonl carries besides its step."""
     epoch = run.prepared.order.epoch_after(run.progress.step)
-    return {"epoch": epoch, "tokens": run.progress.tokens, "time": time.time()}
+    return {"epoch": epoch, run.task.TRAITS.unit: run.progress.seen, "time": time.time()}
 
 
 def save(run: Run) -> None:

@@ -4,6 +4,7 @@ Heavy imports stand inside functions, because the options are read before torch 
 """
 
 import re
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Annotated, Any, Literal
 
@@ -30,7 +31,7 @@ class LoraOptions(Section):
     target_modules: str | tuple[str, ...] = "all-linear"
     """`all-linear` (all but the output head), a list of module name endings, or a regular expression for the full name."""
     modules_to_save: tuple[str, ...] = ()
-    """Modules that are trained in full and saved beside the adapter; an embedding stays tied to its head."""
+    """Modules trained in full and saved beside the adapter, a new output head in any case; an embedding stays tied to its head."""
     trainable_tokens: tuple[str, ...] = ()
     """Tokens of the vocabulary whose rows in embedding and head are trained; those of tokenizer.add_tokens always are."""
     init_lora_weights: Start = True
@@ -66,9 +67,10 @@ class LoraOptions(Section):
 
 
 def apply_lora(model: Any, options: LoraOptions, original: Callable[[str], Any] | None = None) -> Any:
-    """The model wrapped by PEFT, all but the update frozen and what is trained in fp32. Names what matches nothing.
+    """The model wrapped by PEFT, all but the update and a new head frozen and what is trained in fp32. Names what matches nothing.
 
-    `original`, for loftq on a quantised base: module name -> its weight (out, in) before quantisation.
+    `model.head_modules` are the new modules, `model.peft_task_type` is PEFT's name for the task. `original`, for loftq on a
+    quantised base: module name -> its weight (out, in) before quantisation.
     """
     import peft
 
@@ -78,8 +80,9 @@ def apply_lora(model: Any, options: LoraOptions, original: Callable[[str], Any] 
     _refuse_unmatched(model, () if isinstance(targets, str) else targets, "target_modules")
     _refuse_unmatched(model, options.modules_to_save, "modules_to_save")
     rows, tied = token_rows.of(model), token_rows.tied(model)
+    head = getattr(model, "head_modules", ())
     config = peft.LoraConfig(
-        task_type="CAUSAL_LM",
+        task_type=getattr(model, "peft_task_type", "CAUSAL_LM"),
         r=options.r,
         lora_alpha=options.lora_alpha,
         lora_dropout=options.lora_dropout,
@@ -90,10 +93,15 @@ def apply_lora(model: Any, options: LoraOptions, original: Callable[[str], Any] 
         use_rslora=options.use_rslora,
         use_dora=options.use_dora,
         fan_in_fan_out=any(type(m).__name__ == "Conv1D" for m in model.modules()),  # GPT-2 stores W transposed
-        **token_rows.peft_options(model, options.modules_to_save),
+        exclude_modules=_all_inside(head),
+        **token_rows.peft_options(model, (*options.modules_to_save, *head)),
     )
     try:
-        wrapped = peft.get_peft_model(model, config, autocast_adapter_dtype=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings(
+                "ignore", message="You have passed exclude_modules"
+            )  # for a head that no target names
+            wrapped = peft.get_peft_model(model, config, autocast_adapter_dtype=True)
     except ValueError as error:
         said = str(error).rstrip(".")
         fix = "leave out the fused weights of experts, which it wraps: adapter.target_modules=[q_proj, k_proj, v_proj, o_proj]"
@@ -137,6 +145,11 @@ def lr_scale(name: str, ndim: int, options: LoraOptions, learning_rate: float) -
     if ".lora_embedding_" in name:
         return options.loraplus_lr_embedding / learning_rate
     return options.loraplus_lr_ratio if ".lora_B." in name or ndim == 1 else 1.0
+
+
+def _all_inside(modules: tuple[str, ...]) -> str | None:
+    """A regular expression for the modules and all below them: what is trained in full takes no update besides."""
+    return rf"({'|'.join(map(re.escape, modules))})(\..*)?" if modules else None
 
 
 def _refuse_unmatched(model: Any, names: tuple[str, ...], key: str) -> None:

@@ -27,11 +27,13 @@ class Loss(NamedTuple):
     """What an Objective returns. Nobody averages averages, so each term is a sum with its own count.
 
     `terms`: name -> (sum over the batch's items, number of items, weight); `metrics`: name -> (sum, count), not differentiated.
-    A tuple of dicts, because DeepSpeed looks for the tensors in what a module returns.
+    `outputs`: in eval mode, what predictions are made of. A tuple of dicts, because DeepSpeed looks for the tensors in what a
+    module returns.
     """
 
-    terms: dict[str, tuple[Tensor, Tensor | int, float]]
-    metrics: dict[str, tuple[Tensor, Tensor | int]]
+    terms: dict[str, tuple[Tensor, Tensor | float, float]]
+    metrics: dict[str, tuple[Tensor, Tensor | float]]
+    outputs: dict[str, Tensor] | None = None
 
 
 def from_hidden(hidden: Tensor, head: Head, labels: Tensor, num_labels: int | None = None) -> tuple[Tensor, Tensor]:

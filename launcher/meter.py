@@ -10,10 +10,13 @@ from launcher.losses import Loss
 
 
 class Meter:
-    """Sums stay on the device until they are read. What is not read yet goes into a checkpoint: a resumed run logs the same."""
+    """Sums stay on the device until they are read. What is not read yet goes into a checkpoint: a resumed run logs the same.
 
-    def __init__(self, engine: Engine):
-        self._engine, self._idle_seconds, self._tokens = engine, 0.0, 0
+    `unit`: what speed is counted in, tokens or images for example.
+    """
+
+    def __init__(self, engine: Engine, unit: str):
+        self._engine, self._unit, self._idle_seconds, self._seen = engine, unit, 0.0, 0
         self._sums: dict[str, float] = defaultdict(float)  # or tensors, as soon as something is added
         self._since = time.perf_counter()
 
@@ -22,18 +25,18 @@ class Meter:
             self._sums[f"{name} sum"] += weight * value.detach().double()
             self._sums[f"{name} count"] += count
 
-    def add_tokens(self, number: int) -> None:
-        self._tokens += number
+    def add_seen(self, number: int) -> None:
+        self._seen += number
 
     def read(self) -> dict[str, float]:
-        """Mean loss over all ranks and tokens a second of training since the last reading."""
+        """Mean loss over all ranks and speed of training since the last reading."""
         totals = self.unread()
         terms = {name.rsplit(" ", 1)[0] for name in totals}
         loss = sum(totals[f"{term} sum"] / max(totals[f"{term} count"], 1) for term in sorted(terms))
-        speed = self._tokens / (time.perf_counter() - self._since - self._idle_seconds)
+        speed = self._seen / (time.perf_counter() - self._since - self._idle_seconds)
         self._sums.clear()
-        self._since, self._tokens, self._idle_seconds = time.perf_counter(), 0, 0.0
-        return {"train/loss": loss, "train/tokens_per_second": speed}
+        self._since, self._seen, self._idle_seconds = time.perf_counter(), 0, 0.0
+        return {"train/loss": loss, f"train/{self._unit}_per_second": speed}
 
     def unread(self) -> dict[str, float]:
         """The sums so far over all ranks; every rank must ask."""

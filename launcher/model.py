@@ -1,12 +1,11 @@
-"""The base model and its tokenizer, from a folder, the hub, or a configuration; and what its shapes alone can tell."""
+"""The base model, from a folder, the hub, or a configuration; and what its shapes alone can tell."""
 
 import inspect
 import json
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,10 +15,11 @@ import transformers
 from transformers.initialization import no_init_weights
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from launcher import activations, heads, inventory, losses, quantize, quantized_layers, shipped, token_rows
+from launcher import activations, inventory, new_head, quantize, quantized_layers, shipped, token_rows
 from launcher.activation_memory import Decoder
 from launcher.errors import EnvironmentProblem, RecipeError
-from launcher.model_facts import LossChoice, ModelFacts
+from launcher.model_facts import ModelFacts
+from launcher.processor import tokenizer_of
 from launcher.recipe import Recipe
 from launcher.weight_storage import Quantized
 
@@ -30,38 +30,6 @@ logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-def load_tokenizer(recipe: Recipe) -> Any:
-    """The tokenizer with what the recipe adds to it. Only fast tokenizers know where in the text a token stands."""
-    name = recipe.tokenizer.name_or_path or recipe.model.name_or_path
-    if name is None:
-        raise RecipeError("a model from model.init has no tokenizer of its own", fix="set tokenizer.name_or_path")
-    options = (
-        {"revision": recipe.model.revision} if recipe.tokenizer.name_or_path is None and recipe.model.revision else {}
-    )
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(
-            name, trust_remote_code=recipe.model.trust_remote_code, **options
-        )
-    except (OSError, ValueError) as error:
-        raise EnvironmentProblem(f"the tokenizer cannot be loaded: {_first_line(error)}", where=str(name)) from error
-    if not tokenizer.is_fast:
-        raise EnvironmentProblem(
-            "this model has only a slow tokenizer", where=str(name), fix="convert it to tokenizer.json"
-        )
-    if recipe.tokenizer.add_tokens:
-        tokenizer.add_tokens(list(recipe.tokenizer.add_tokens))
-    if recipe.tokenizer.pad_token:
-        tokenizer.pad_token = recipe.tokenizer.pad_token
-    if recipe.tokenizer.chat_template:
-        tokenizer.chat_template = _text_of(recipe.tokenizer.chat_template)
-    return tokenizer
-
-
-def pad_token_id(tokenizer: Any) -> int:
-    """What fills a batch. Padding is masked and never a target, so any token does where the tokenizer names none."""
-    return next((i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id) if i is not None), 0)
 
 
 def load_config(recipe: Recipe) -> tuple[Any, str]:
@@ -87,21 +55,23 @@ def load(
     recipe: Recipe,
     task: ModuleType,
     dtype: str,
-    tokenizer: Any,
+    processor: Any,
     device: str = "cpu",
     compute_dtype: str | None = None,
+    head: Mapping[str, Any] | None = None,
 ) -> Any:
-    """The base model in train mode, with an embedding row for every token of the tokenizer.
+    """The base model in train mode, with an embedding row for every token of the tokenizer. `head`: see `Context`.
 
     On the CPU; under method qlora on `device`, where its layers are quantised while they are read, to compute in `compute_dtype`.
     """
-    section = recipe.model
-    auto_class = getattr(transformers, task.AUTO_CLASS)
+    section, head = recipe.model, head or {}
+    auto_class = getattr(transformers, task.TRAITS.auto_class)
+    missing: Collection[str] = ()
     if section.init is not None:
         # Under ZeRO-3, transformers leaves out what each layer draws by itself; so do we elsewhere, for one seed to mean one model.
         with no_init_weights():
             model = auto_class.from_config(
-                _config_from(section.init),
+                with_head(_config_from(section.init), head),
                 dtype=DTYPES[dtype],
                 attn_implementation=section.attn_implementation,
                 trust_remote_code=section.trust_remote_code,
@@ -110,54 +80,88 @@ def load(
             model.init_weights()
     elif recipe.method == "qlora":
         with torch.device("meta"):
-            shape = auto_class.from_config(load_config(recipe)[0], trust_remote_code=section.trust_remote_code)
+            config = with_head(load_config(recipe)[0], head)
+            shape = auto_class.from_config(config, trust_remote_code=section.trust_remote_code)
         layout = quantized_layers.layout(recipe, shape)
         options = quantize.load_options(layout, compute_dtype, device)
-        model = _pretrained(auto_class, section, dtype, options)
+        model, missing = _pretrained(task, section, dtype, {**options, **head})
         quantize.settle(model, layout, compute_dtype)
     else:
-        model = _pretrained(auto_class, section, dtype)
-    token_rows.fit(model, recipe, tokenizer)
+        model, missing = _pretrained(task, section, dtype, head)
+    token_rows.fit(model, recipe, tokenizer_of(processor))
+    _name_head(model, task, missing)
     return model.train()
 
 
-def facts(recipe: Recipe, task: ModuleType, adapter: ModuleType, tokenizer: Any = None) -> ModelFacts:
-    """Count parameters and resolve the head on a model without storage; without a tokenizer its vocabulary stays as it is."""
+def with_head(config: Any, head: Mapping[str, Any]) -> Any:
+    """A configuration with values of `Context.head`."""
+    for name, value in head.items():
+        setattr(config, name, value)
+    return config
+
+
+def facts(
+    recipe: Recipe, task: ModuleType, adapter: ModuleType, processor: Any = None, head: Mapping[str, Any] | None = None
+) -> ModelFacts:
+    """Count parameters and plan the loss on a model without storage; without a tokenizer its vocabulary stays as it is."""
     config, source = load_config(recipe)
     with torch.device("meta"):
-        model = getattr(transformers, task.AUTO_CLASS).from_config(
-            config, trust_remote_code=recipe.model.trust_remote_code
+        model = getattr(transformers, task.TRAITS.auto_class).from_config(
+            with_head(config, head or {}), trust_remote_code=recipe.model.trust_remote_code
         )
-        token_rows.fit(model, recipe, tokenizer)
+        token_rows.fit(model, recipe, tokenizer_of(processor))
+        _name_head(model, task, _missing_on_disk(recipe, task, head or {}))
         layout = _layout(recipe, model)
         stored = inventory.stored(model, layout)
         model = adapter.apply(model, recipe.adapter)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    head, reason = heads.resolve(base)
-    asked = recipe.loss.implementation
-    if asked == "fused" and head is None:
-        raise RecipeError(f"loss.implementation fused cannot be used: {reason}", fix="use auto or torch")
-    fused = head is not None and asked != "torch"
+    loss = task.objective.plan_loss(base, recipe.loss, recipe.method)
+    text_config = config.get_text_config()
     return ModelFacts(
         architecture=type(base).__name__,
         parameters=sum(p.numel() for p in model.parameters()),
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        max_positions=getattr(config.get_text_config(), "max_position_embeddings", None),
+        max_positions=_positions(base),
         has_dropout=any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in model.modules()),
-        loss="fused" if fused else "torch",
-        loss_reason="loss.implementation" if asked != "auto" else f"auto: {reason}",
+        loss=loss.name,
+        loss_reason=loss.reason,
         source=source,
-        loss_way=partial(_loss_way, head, recipe.method) if fused else None,
+        loss_way=loss.way,
         quantized=layout and Quantized(layout.scheme.quant_type, str(layout), layout.remainder),
-        num_layers=getattr(config.get_text_config(), "num_hidden_layers", None),
-        hidden_size=getattr(config.get_text_config(), "hidden_size", None),
-        vocabulary=getattr(config.get_text_config(), "vocab_size", None),
+        num_layers=getattr(text_config, "num_hidden_layers", None),
+        hidden_size=getattr(text_config, "hidden_size", None),
+        vocabulary=None if task.TRAITS.has_new_head else getattr(text_config, "vocab_size", None),
         decoder=Decoder.of(config),
         weights=inventory.of(model, recipe, stored),
         module_classes=frozenset(type(module).__name__ for module in model.modules()),
         attention=recipe.model.attn_implementation or base.config._attn_implementation,
         recomputable_layers=len(activations.layers(base)) if base.supports_gradient_checkpointing else 0,
+        head=base.head_modules,
     )
+
+
+def _positions(model: Any) -> int | None:
+    """The longest sequence; some tables of positions begin behind the number of the padding token."""
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
+    padding = getattr(table, "padding_idx", None)
+    return positions if positions is None or padding is None else positions - padding - 1
+
+
+def _name_head(model: Any, task: ModuleType, missing: Collection[str]) -> None:
+    """Leave in the model what the adapters look for: the names of modules that are new, and PEFT's name for the task."""
+    model.peft_task_type = task.TRAITS.peft_task_type
+    model.head_modules = new_head.of(model, missing) if task.TRAITS.has_new_head else ()
+
+
+def _missing_on_disk(recipe: Recipe, task: ModuleType, head: Mapping[str, Any]) -> Collection[str]:
+    """Parameters that the files of a pretrained model lack; none where they are not on this disk."""
+    if recipe.model.name_or_path is None or not task.TRAITS.has_new_head or recipe.method == "full":
+        return ()
+    try:
+        return _pretrained(task, recipe.model, "fp32", {**head, "device_map": "meta", "local_files_only": True})[1]
+    except EnvironmentProblem:
+        return ()
 
 
 def _layout(recipe: Recipe, model: Any) -> quantized_layers.Layout | None:
@@ -165,15 +169,6 @@ def _layout(recipe: Recipe, model: Any) -> quantized_layers.Layout | None:
         return quantized_layers.layout(recipe, model)
     quantized_layers.refuse_quantized(model.config, recipe.method)
     return None
-
-
-def _loss_way(
-    head: heads.Head, method: str, num_rows: int, precision: str, model_dtype: str, device: str
-) -> LossChoice:
-    """How the fused loss goes about it. What an adapter trains is fp32, and so is a head without autocast beside it."""
-    kept = torch.float32 if head.weight.requires_grad and method != "full" else DTYPES[model_dtype]
-    computed = DTYPES[precision] if precision in ("bf16", "fp16") else kept
-    return losses.way(head, num_rows, computed, kept, device)
 
 
 def check_packing(model: Any, device: torch.device) -> None:
@@ -222,20 +217,33 @@ def _embedded(base: Any) -> Iterator[list[torch.Tensor]]:
         handle.remove()
 
 
-def _pretrained(auto_class: Any, section: Any, dtype: str, options: Mapping[str, Any] | None = None) -> Any:
+def _pretrained(
+    task: ModuleType, section: Any, dtype: str, options: Mapping[str, Any] | None = None
+) -> tuple[Any, Collection[str]]:
+    """The model, and the names of parameters that its files lack. A head of another size counts as lacking."""
     options = {**(options or {}), **({"revision": section.revision} if section.revision else {})}
+    has_new_head, verbosity = task.TRAITS.has_new_head, transformers.utils.logging.get_verbosity()
     try:
-        return auto_class.from_pretrained(
+        if has_new_head:  # it is said in our own words
+            transformers.utils.logging.set_verbosity_error()
+        model, found = getattr(transformers, task.TRAITS.auto_class).from_pretrained(
             section.name_or_path,
             dtype=DTYPES[dtype],
             attn_implementation=section.attn_implementation,
             trust_remote_code=section.trust_remote_code,
+            output_loading_info=True,
+            ignore_mismatched_sizes=has_new_head,
             **options,
         )
     except (OSError, ValueError, ImportError) as error:
         raise EnvironmentProblem(
             f"the model cannot be loaded: {_first_line(error)}", where=str(section.name_or_path)
         ) from error
+    finally:
+        transformers.utils.logging.set_verbosity(verbosity)
+    mismatched = found["mismatched_keys"]
+    new_head.refuse_mismatched(model, mismatched, str(section.name_or_path))
+    return model, {*found["missing_keys"], *(name if isinstance(name, str) else name[0] for name in mismatched)}
 
 
 def _config_from(init: Any) -> Any:
@@ -249,12 +257,6 @@ def _config_from(init: Any) -> Any:
         return transformers.AutoConfig.for_model(model_type, **values)
     except (ValueError, TypeError) as error:
         raise RecipeError(f"model.init is no valid {model_type} configuration: {_first_line(error)}") from error
-
-
-def _text_of(template: str) -> str:
-    path = Path(template)
-    is_file = "{" not in template and path.is_file()
-    return path.read_text(encoding="utf-8") if is_file else template
 
 
 def _first_line(error: Exception) -> str:

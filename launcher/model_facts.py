@@ -1,22 +1,11 @@
 """What a plan must know of a model."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import prod
-from typing import Protocol
 
 from launcher.activation_memory import Decoder
+from launcher.task import LossWay
 from launcher.weight_storage import Quantized
-
-
-class LossChoice(Protocol):
-    """How a fused loss goes through the vocabulary; as text, with why."""
-
-    @property
-    def extra_bytes(self) -> int: ...  # beyond its inputs and the gradients that it returns
-
-
-LossWay = Callable[[int, str, str, str], LossChoice]  # from tokens a micro-batch, precision, model_dtype and device
 
 
 @dataclass(frozen=True)
@@ -49,7 +38,10 @@ class Weight:
 
 @dataclass(frozen=True)
 class ModelFacts:
-    """What the shapes alone tell of a model with its adapter; no weight is read for it."""
+    """What the shapes alone tell of a model with its adapter; no weight is read for it.
+
+    `vocabulary`: of a model whose output is logits of tokens. `head`: modules that an adapter trains in full, being new.
+    """
 
     architecture: str
     parameters: int
@@ -69,3 +61,5 @@ class ModelFacts:
     decoder: Decoder | None = None
     weights: tuple[Weight, ...] = ()
     module_classes: frozenset[str] = frozenset()
+    head: tuple[str, ...] = ()
+    has_batch_norm: bool = False

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from launcher import activation_memory, batch_size, memory, precision, rhythm, strategy, weight_storage
+from launcher import activation_memory, batch_size, memory, parts, precision, rhythm, strategy, weight_storage
 from launcher.errors import RecipeError
 from launcher.memory.cards import gib
 from launcher.model_facts import ModelFacts
@@ -12,6 +12,7 @@ from launcher.notes import Notes
 from launcher.recipe import Recipe
 from launcher.rhythm import OrderOf
 from launcher.support import needs, refusals
+from launcher.task import Traits
 from launcher.world import World
 
 
@@ -47,7 +48,7 @@ class Plan:
     micro_batches_per_step: int
     per_device_eval_batch_size: int
     packing: bool
-    max_length: int
+    max_length: int | None
     train_rows: int | None
     rows_per_epoch: int | None
     steps_per_epoch: int | None
@@ -69,6 +70,7 @@ class Plan:
     model: str
     parameters: int | None
     trainable_parameters: int | None
+    modules_to_save: tuple[str, ...]
     weight_bytes_per_rank: int | None
     gradient_bytes_per_rank: int | None
     optimizer_bytes_per_rank: int | None
@@ -111,11 +113,12 @@ def make(recipe: Recipe, world: World, facts: ModelFacts | None, order: OrderOf 
     """Derive the plan. `order` makes the data order for a global batch size, or is None where the data cannot be read
     (`data_note` says why); numbers that depend on what is missing are None."""
     notes = Notes(recipe)
-    _refuse_too_long(recipe, facts)
+    traits: Traits = parts.load("tasks", recipe.task).TRAITS
     _identity(notes, recipe)
     _world(notes, recipe, world)
     batch_size.derive(notes, recipe, world)
     _numerics(notes, recipe, world, facts)
+    _rows(notes, recipe, traits, facts)
     weight_storage.derive(notes, recipe, facts.quantized if facts else None)
     strategy.derive(notes, recipe, world, facts)
     _refuse_combination(notes, recipe, facts)
@@ -125,7 +128,16 @@ def make(recipe: Recipe, world: World, facts: ModelFacts | None, order: OrderOf 
     return Plan(**notes.values, origins=notes.origins)
 
 
-def _refuse_too_long(recipe: Recipe, facts: ModelFacts | None) -> None:
+def _rows(notes: Notes, recipe: Recipe, traits: Traits, facts: ModelFacts | None) -> None:
+    """What a row of this task may be; refuses rows that are longer than the model can take."""
+    if traits.packs:
+        notes.take("packing", "data.packing", recipe.data.packing)
+    else:
+        notes.put("packing", False, f"{recipe.task} has one example a row")
+    if "max_length" not in traits.data_keys:
+        notes.put("max_length", None, f"{recipe.task} has no sequences of tokens")
+        return
+    notes.take("max_length", "data.max_length", recipe.data.max_length)
     limit = facts.max_positions if facts else None
     if limit is not None and recipe.data.max_length > limit:
         raise RecipeError(
@@ -156,8 +168,6 @@ def _numerics(notes: Notes, recipe: Recipe, world: World, facts: ModelFacts | No
     _attention(notes, recipe, facts)
     activation_memory.derive(notes, recipe, facts.recomputable_layers if facts else None)
     notes.take("max_grad_norm", "training.max_grad_norm", recipe.training.max_grad_norm)
-    notes.take("packing", "data.packing", recipe.data.packing)
-    notes.take("max_length", "data.max_length", recipe.data.max_length)
 
 
 def _attention(notes: Notes, recipe: Recipe, facts: ModelFacts | None) -> None:

@@ -1,6 +1,6 @@
 """Proves an export in a process of its own: `python -P proof.py EXPORT PROOF`. Imports nothing of the launcher.
 
-PROOF holds what the live model was before the export was written: inputs and logits (reference.safetensors), and the hash of
+PROOF holds what the live model was before the export was written: inputs and outputs (reference.safetensors), and the hash of
 every tensor in memory (reference.json). The export is loaded with plain transformers, or with PEFT for an adapter. Prints one
 JSON object.
 """
@@ -23,11 +23,13 @@ def main(export: Path, proof: Path) -> int:
     if not problems:
         model, problems = load(export, expected)
         problems += tensor_problems(model, expected["tensors"])
-        difference, scale = logits_difference(model, proof)
-        if not difference <= expected["tolerance"] * scale:
-            problems.append(
-                f"logits differ by {difference:.3g} where {expected['tolerance']:g} of {scale:.3g} is allowed"
-            )
+        differences = output_differences(model, proof)
+        difference = max(off for off, _ in differences.values())
+        problems += [
+            f"{name} differ by {off:.3g} where {expected['tolerance']:g} of {scale:.3g} is allowed"
+            for name, (off, scale) in differences.items()
+            if not off <= expected["tolerance"] * scale
+        ]
     print(json.dumps({"ok": not problems, "problems": problems[:10], "largest_logit_difference": difference}))
     return int(bool(problems))
 
@@ -59,7 +61,11 @@ def load(export: Path, expected: dict) -> tuple[torch.nn.Module, list[str]]:
 
         base = json.loads((export / "adapter_config.json").read_text())["base_model_name_or_path"]
         model = getattr(transformers, expected["auto_class"]).from_pretrained(
-            base, dtype=dtype, trust_remote_code=expected["trust_remote_code"], **quantized_options(base, expected)
+            base,
+            dtype=dtype,
+            trust_remote_code=expected["trust_remote_code"],
+            **head_options(export, expected),
+            **quantized_options(base, expected),
         )
         compute_as_trained(model, expected)
         if len(expected["tensors"]) and expected["vocabulary"] > model.get_input_embeddings().weight.shape[0]:
@@ -72,6 +78,15 @@ def load(export: Path, expected: dict) -> tuple[torch.nn.Module, list[str]]:
         for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
             problems += [f"{kind.replace('_keys', '')}: {key}" for key in report[kind]]
     return model.to(expected["device"]).eval(), problems
+
+
+def head_options(export: Path, expected: dict) -> dict:
+    """What the adapter's own configuration says of a head that the base has not."""
+    if not (export / "config.json").exists():
+        return {}
+    config = transformers.AutoConfig.from_pretrained(export, trust_remote_code=expected["trust_remote_code"])
+    names = ("num_labels", "id2label", "label2id", "problem_type")
+    return {name: getattr(config, name) for name in names} | {"ignore_mismatched_sizes": True}
 
 
 def quantized_options(base: str, expected: dict) -> dict:
@@ -128,15 +143,23 @@ def fingerprint(tensor: torch.Tensor) -> list:
     return [str(tensor.dtype), list(tensor.shape), _hash(tensor)]
 
 
-def logits_difference(model: torch.nn.Module, proof: Path) -> tuple[float, float]:
-    """Largest difference of a logit from the live model's, and the largest logit."""
+def output_differences(model: torch.nn.Module, proof: Path) -> dict[str, tuple[float, float]]:
+    """Output -> the largest difference of a number from the live model's, and its largest number."""
     tensors = load_file(proof / "reference.safetensors", device=str(next(model.parameters()).device))
-    inputs = {name.removeprefix("input."): tensor for name, tensor in tensors.items() if name.startswith("input.")}
+    named = {kind: {} for kind in ("input", "output")}
+    for name, tensor in tensors.items():
+        kind, _, own_name = name.partition(".")
+        named[kind][own_name] = tensor
     with torch.no_grad():
-        logits = model(**inputs).logits.float()
-    if logits.shape != tensors["logits"].shape:
+        said = model(**named["input"])
+    return {name: difference(said[name].float(), wanted) for name, wanted in named["output"].items()}
+
+
+def difference(found: torch.Tensor, wanted: torch.Tensor) -> tuple[float, float]:
+    """The largest difference, infinite for another shape, and the largest number."""
+    if found.shape != wanted.shape:
         return float("inf"), 1.0
-    return float((logits - tensors["logits"]).abs().max()), float(tensors["logits"].abs().max())
+    return float((found - wanted).abs().max()), float(wanted.abs().max())
 
 
 def _hash(tensor: torch.Tensor) -> str:

@@ -32,10 +32,9 @@ def restore(folder: Path, step: int | None = None) -> Run:
     saved_state.load_model(objective.model, chosen.folder / "model", running)
     running.place(objective)
     log.say(f"{folder}: step {chosen.step}")
-    exam = Exam.of(loaded, prepared.task, prepared.tokenizer)
-    return Run(
-        prepared, running, objective, exam, folder, checkpoints, Meter(running), Progress(**chosen.state["progress"])
-    )
+    exam = Exam.of(loaded, prepared.task, prepared.context)
+    meter, progress = Meter(running, prepared.task.TRAITS.unit), Progress(**chosen.state["progress"])
+    return Run(prepared, running, objective, exam, folder, checkpoints, meter, progress)
 
 
 def _without_training(folder: Path, loaded: Recipe, world: World) -> Recipe:

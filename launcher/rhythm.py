@@ -3,11 +3,12 @@
 from collections.abc import Callable
 
 from launcher.data.order import Order
+from launcher.metrics import LOWER_IS_BETTER
 from launcher.notes import Notes
+from launcher.parts import load
 from launcher.recipe import Recipe
 
 OrderOf = Callable[[int], Order]  # from a global batch size
-LOWER_IS_BETTER = ("loss", "perplexity")
 
 
 def derive(notes: Notes, recipe: Recipe, order_of: OrderOf | None, data_note: str) -> None:
@@ -56,7 +57,10 @@ def _rhythm(notes: Notes, recipe: Recipe) -> None:
 
 def _judging(notes: Notes, recipe: Recipe) -> None:
     section = recipe.evaluation
-    notes.take("metrics", "evaluation.metrics", section.metrics)
+    if section.metrics is None:
+        notes.put("metrics", load("tasks", recipe.task).TRAITS.default_metrics, f"usual for {recipe.task}")
+    else:
+        notes.take("metrics", "evaluation.metrics", section.metrics)
     metric = notes.take("metric_for_best_model", "evaluation.metric_for_best_model", section.metric_for_best_model)
     if section.greater_is_better is None:
         greater = metric is not None and metric.removeprefix("eval/") not in LOWER_IS_BETTER

@@ -12,11 +12,24 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from launcher import activations, checkpoint, continuity, log, model, param_groups, parts, plan, quantize, saved_state
+from launcher import (
+    activations,
+    checkpoint,
+    continuity,
+    log,
+    model,
+    param_groups,
+    parts,
+    plan,
+    processor,
+    quantize,
+    saved_state,
+)
 from launcher.checkpoint import Checkpoint
-from launcher.data import order, sources
-from launcher.data.digest import file_digest, weights_digest
-from launcher.data.prepare import Joined, default_cache_dir, prepare
+from launcher.data import order
+from launcher.data.context import Context
+from launcher.data.digest import weights_digest
+from launcher.data.prepare import Joined
 from launcher.engine import Engine
 from launcher.errors import CheckpointError, RecipeError
 from launcher.evaluate import Exam, Verdict
@@ -24,15 +37,16 @@ from launcher.meter import Meter
 from launcher.output import Place
 from launcher.plan import Plan
 from launcher.recipe import Recipe
+from launcher.rows import Reader
 from launcher.world import World
 
 
 @dataclass
 class Progress:
-    """Where a run stands; the part of it that a checkpoint keeps besides weights."""
+    """Where a run stands; the part of it that a checkpoint keeps besides weights. `seen`: tokens, or what else the task counts."""
 
     step: int = 0
-    tokens: int = 0
+    seen: int = 0
     skipped_steps: int = 0  # whose gradients overflowed fp16
     best_value: float | None = None
     best_step: int | None = None
@@ -42,21 +56,26 @@ class Progress:
 
 @dataclass
 class Prepared:
-    """What can be known without a model: the plan, the tokenizer, the rows and their order."""
+    """What can be known without a model: the plan, the rows and their order, and what makes batches of them."""
 
     recipe: Recipe
     task: ModuleType
-    tokenizer: Any
+    context: Context
     train: Joined
     eval: Joined | None
     order: order.Order
     plan: Plan
 
+    @property
+    def processor(self) -> Any:
+        return self.context.processor
+
     @cached_property
     def must_be_equal(self) -> continuity.Facts:
         """For whoever goes on from a checkpoint of this run. Found once: the base's files are read for it."""
         base = weights_digest(self.recipe.model.name_or_path)
-        return continuity.facts(self.recipe, self.plan, self.train.digest, base)
+        labels = self.context.labels
+        return continuity.facts(self.recipe, self.plan, self.train.digest, base, labels.names if labels else ())
 
 
 @dataclass
@@ -100,10 +119,11 @@ class Run:
                 yield step, batches
                 step += 1
 
-    def tokens_in(self, step: int) -> int:
-        """Tokens of the whole global batch, padding aside."""
+    def seen_in(self, step: int) -> int:
+        """Tokens of the whole global batch, padding aside; or its rows, where the task counts those."""
         units = self.prepared.order.micro_batches(step, self.plan.global_batch_size, 1)[0]
-        return int(sum(self.prepared.order.lengths[unit].sum() for unit in units))
+        counts_tokens = self.task.TRAITS.unit == "tokens"
+        return int(sum(self.prepared.order.lengths[unit].sum() if counts_tokens else len(unit) for unit in units))
 
     def collate(self, units: Any, packing: bool | None = None) -> Any:
         """Rows of the training data as a batch."""
@@ -125,34 +145,24 @@ class Run:
 
 
 def _collate(run: Run, units: Any, rows: Any, packing: bool) -> Any:
-    flat = packing and "flash" in run.plan.attention
-    return run.task.rows.collate(units, rows.tokens, model.pad_token_id(run.prepared.tokenizer), packing, flat)
-
-
-def prepare_rows(recipe: Recipe, task: ModuleType, tokenizer: Any, which: str) -> Joined | None:
-    """The prepared rows of data.train or data.eval, tokenised now or taken from the cache; None where there is no source."""
-    listed = getattr(recipe.data, which)
-    if not listed:
-        return None
-    cache_dir = Path(recipe.data.cache_dir) if recipe.data.cache_dir else default_cache_dir()
-    joined = Joined([_prepare_source(recipe, task, tokenizer, source, cache_dir) for source in listed])
-    log.say(f"data.{which}: " + ", ".join(f"{number:,} {name}" for name, number in joined.counts.items()))
-    return joined
+    packed = {"packing": True, "flat": "flash" in run.plan.attention} if packing else {}
+    return run.task.rows.collate(units, rows.read, run.prepared.context, **packed)
 
 
 def prepare_all(recipe: Recipe, world: World) -> Prepared:
-    """Plan, tokenizer and data of a recipe that can train."""
+    """Plan, processor and data of a recipe that can train."""
     if recipe.method == "qlora":
         quantize.insist_on_bitsandbytes()
     task = parts.load_whole("tasks", recipe.task)
-    tokenizer = model.load_tokenizer(recipe)
-    train = prepare_rows(recipe, task, tokenizer, "train")
+    reader = Reader(recipe, task, processor.load(recipe, task.TRAITS))
+    train = reader.rows("train")
     if train is None:
         raise RecipeError("data.train has no source", where=recipe.origin("data.train"))
-    evaluated = prepare_rows(recipe, task, tokenizer, "eval")
-    facts = model.facts(recipe, task, parts.load("adapters", recipe.method), tokenizer)
+    context = reader.context(train)
+    evaluated = reader.rows("eval", context.labels)
+    facts = model.facts(recipe, task, parts.load("adapters", recipe.method), context.processor, context.head)
     made = plan.make(recipe, world, facts, lambda size: order_of(recipe, train, size))
-    return Prepared(recipe, task, tokenizer, train, evaluated, order_of(recipe, train, made.global_batch_size), made)
+    return Prepared(recipe, task, context, train, evaluated, order_of(recipe, train, made.global_batch_size), made)
 
 
 def order_of(recipe: Recipe, train: Joined, global_batch_size: int) -> order.Order:
@@ -169,11 +179,11 @@ def order_of(recipe: Recipe, train: Joined, global_batch_size: int) -> order.Ord
 def build_objective(prepared: Prepared) -> Any:
     """Base model, adapter and loss; on the CPU, but for layers that are quantised on a GPU as they are read."""
     recipe, made = prepared.recipe, prepared.plan
-    how = made.model_dtype, prepared.tokenizer, made.device, made.compute_dtype
+    how = made.model_dtype, prepared.processor, made.device, made.compute_dtype, prepared.context.head
     base = model.load(recipe, prepared.task, *how)
     adapted = parts.load("adapters", recipe.method).apply(base, recipe.adapter)
     activations.checkpoint_layers(adapted, made.gradient_checkpointing_interval, made.activation_offloading)
-    return prepared.task.objective.Objective(adapted, recipe.loss.implementation)
+    return prepared.task.objective.build(adapted, recipe.loss, prepared.context)
 
 
 def set_up(prepared: Prepared, running: Engine, place: Place) -> Run:
@@ -182,8 +192,10 @@ def set_up(prepared: Prepared, running: Engine, place: Place) -> Run:
     running.seed(0, 0)  # random initial weights (model.init, adapters) are the same on every rank and in every world
     with running.creating():
         objective = build_objective(prepared)
-    exam = Exam.of(recipe, prepared.task, prepared.tokenizer)
-    run = Run(prepared, running, objective, exam, place.folder, place.checkpoints, Meter(running))
+    exam = Exam.of(recipe, prepared.task, prepared.context)
+    run = Run(
+        prepared, running, objective, exam, place.folder, place.checkpoints, Meter(running, prepared.task.TRAITS.unit)
+    )
     groups = param_groups.of(objective, recipe)
     running.prepare(objective, parts.load("optimizers", recipe.optimizer.name).build(groups, recipe.optimizer))
     if resume_from is not None:
@@ -240,35 +252,14 @@ def _ranks(state: Mapping[str, Any]) -> str:
 
 
 def _settle_loss(run: Run) -> None:
+    """A loss that may be computed in several ways is tried on the first row."""
+    if not hasattr(run.objective, "settle"):
+        return
     tolerance = {"fp32": 1e-4, "tf32": 1e-2, "bf16": 2e-2, "fp16": 1e-2}[run.plan.precision]
     batch = run.engine.to_device(run.collate(run.prepared.order.units(0)[:1]))
     was_training = run.objective.training
     run.objective.eval()
     with run.engine.autocast():
-        run.objective.settle(batch, tolerance, may_fall_back=run.recipe.loss.implementation == "auto")
+        run.objective.settle(batch, tolerance)
     run.objective.train(was_training)
     log.say(f"loss: {run.objective.implementation} ({run.objective.reason})")
-
-
-def _prepare_source(recipe: Recipe, task: ModuleType, tokenizer: Any, source: Any, cache_dir: Path) -> Any:
-    data = recipe.data
-    rows_code = Path(str(task.rows.__file__))
-    ingredients = {
-        "source": [sources.fingerprint(source), source.format, source.split, dict(source.columns)],
-        "tokenizer": [
-            tokenizer.backend_tokenizer.to_str(),
-            tokenizer.chat_template,
-            dict(tokenizer.special_tokens_map),
-        ],
-        "options": [recipe.task, data.max_length, data.on_truncate, data.loss_on],
-        "task": file_digest(rows_code),
-    }
-    return prepare(ingredients, lambda counts: _rows(task, tokenizer, data, source, counts), cache_dir)
-
-
-def _rows(
-    task: ModuleType, tokenizer: Any, data: Any, source: Any, counts: dict[str, int]
-) -> Iterator[dict[str, list[int]]]:
-    tools = task.rows.Tools(tokenizer, data, counts)
-    for where, example in sources.examples(source):
-        yield from task.rows.rows(where, example, tools)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from launcher.section import Expect, FrozenDict, freeze
+from launcher.section import Expect, FrozenDict, freeze, freeze_keys_as_text
 from launcher.section import Section as Section
 
 
@@ -23,6 +23,7 @@ Positive = Annotated[int, Field(ge=1)]
 Text = Annotated[str, Field(min_length=1)]
 FrozenMapping = Annotated[dict[str, Any], AfterValidator(freeze)]
 FrozenNames = Annotated[dict[str, str], AfterValidator(freeze)]
+LabelNames = Annotated[dict[str | int, Text], AfterValidator(freeze_keys_as_text)]
 StepsOrShare = Annotated[
     int | float,
     AfterValidator(_whole_or_share),
@@ -119,10 +120,14 @@ class Data(Section):
     """Cleaning steps."""
     augment: tuple[FrozenMapping, ...] = ()
     """Augmentation steps."""
+    on_error: Literal["error", "skip"] = "error"
+    """What to do with a row that cannot be used: stop and name it, or count it, name the first ones and go on."""
+    labels: tuple[Text, ...] | LabelNames | None = None
+    """Names of the labels in order, or values in the file with their names: {1: world, 2: sports}; null: found in data.train."""
     max_length: Positive = 1024
     """Longest row in tokens."""
-    on_truncate: Literal["error", "drop", "truncate", "split"] = "drop"
-    """What to do with a longer row; split cuts plain text into several rows."""
+    on_truncate: Literal["error", "drop", "truncate", "split"] | None = None
+    """What to do with a longer row; split cuts plain text into several rows; null: drop for language models, else truncate."""
     loss_on: Literal["all", "completion", "assistant"] | None = None
     """Tokens that are learned; null: assistant for messages, completion for prompt_completion, all for text."""
     packing: bool = False
@@ -219,8 +224,8 @@ class Evaluation(Section):
 
     eval_steps: EveryStepsOrShare | None = None
     """Evaluate every so many steps; below 1: a share of all steps; null: at the start and the end."""
-    metrics: tuple[str, ...] = ("loss", "perplexity", "token_accuracy")
-    """What is measured; token_f1 compares generated answers with the references."""
+    metrics: tuple[str, ...] | None = None
+    """What is measured; null: what is usual for the task."""
     metric_for_best_model: str | None = None
     """eval/<one of metrics>: the best checkpoint by it is kept and exported."""
     greater_is_better: bool | None = None

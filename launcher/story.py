@@ -38,7 +38,7 @@ def look_before(run: Run, trackers: Trackers) -> None:
     if run.prepared.eval is not None:
         loop.judge(run, trackers)
     said = run.verdict.answers or run.exam.sit(run.engine)
-    if run.engine.is_main:
+    if run.engine.is_main and said:
         asked = [(run.exam.questions[i], said[i]) for i in run.exam.samples()]
         rows = [{"prompt": q.shown, "reference": q.reference, "base": base, "tuned": None} for q, base in asked]
         _write_json(run.folder / "samples.json", rows)
@@ -50,6 +50,9 @@ def look_after(run: Run, trackers: Trackers) -> None:
     if run.prepared.eval is not None and not run.verdict.metrics:
         run.verdict = loop.examine(run)
         trackers.log(run.progress.step, loop.stamp(run) | run.verdict.metrics)
+    if run.engine.is_main and run.verdict.details:
+        facts = {"step": run.progress.step, "task": run.recipe.task, **run.verdict.details}
+        _write_json(run.folder / "evaluation.json", facts)
     said = run.verdict.answers or run.exam.sit(run.engine)
     path = run.folder / "samples.json"
     if run.engine.is_main and path.exists():
@@ -61,8 +64,8 @@ def look_after(run: Run, trackers: Trackers) -> None:
 
 def publish(run: Run, model: Any, wanted: export.Wanted) -> None:
     """Export `model`, which `run.verdict` is about; rank zero alone."""
-    adapter, tokenizer = parts.load("adapters", run.recipe.method), run.prepared.tokenizer
-    trained = export.Trained(model, tokenizer, run.task, adapter, run.held_out())
+    adapter, used = parts.load("adapters", run.recipe.method), run.prepared.processor
+    trained = export.Trained(model, used, run.task, adapter, run.held_out())
     card = environment.model_card(run.recipe, run.plan, run.progress.step, run.verdict.metrics, wanted.merge)
     folder, verdict = export.export(trained, run.folder, card, wanted)
     difference = "" if verdict is None else f"{verdict['largest_logit_difference']:.1e}"
@@ -77,7 +80,7 @@ def _take_best(run: Run) -> None:
     chosen = run.checkpoints.of_step(best)
     saved_state.load_model(run.model, chosen.folder / "model", run.engine)
     log.say(f"taking step {best}, the best by {run.plan.metric_for_best_model} ({run.progress.best_value:.6g})")
-    run.progress.step, run.progress.tokens = best, chosen.state["progress"]["tokens"]
+    run.progress.step, run.progress.seen = best, chosen.state["progress"]["seen"]
     run.verdict = Verdict()
 
 

@@ -26,6 +26,12 @@ class TokenRows:
     trained: tuple[int, ...] = ()
 
 
+def number(model: Any) -> int:
+    """Rows of the embedding; 0 for a model that has none."""
+    embedding, _ = _matrices(model)
+    return 0 if embedding is None else int(full_shape(embedding.weight)[0])
+
+
 def fit(model: Any, recipe: Any, tokenizer: Any) -> None:
     """A row for every token of the tokenizer. `of(model)` then tells an adapter which rows it must train."""
     embedding, _ = _matrices(model)
@@ -53,8 +59,7 @@ def fit(model: Any, recipe: Any, tokenizer: Any) -> None:
 
 def of(model: Any) -> TokenRows:
     """What `fit` found out; a model that it has not seen keeps its rows, if it has any."""
-    embedding, _ = _matrices(model)
-    return getattr(model, "token_rows", None) or TokenRows(0 if embedding is None else full_shape(embedding.weight)[0])
+    return getattr(model, "token_rows", None) or TokenRows(number(model))
 
 
 def peft_options(model: Any, modules_to_save: tuple[str, ...]) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import tiny
 import torch
 from torch import Tensor
 
-from launcher import model, parts, quantized_layers, recipe
+from launcher import model, parts, processor, quantized_layers, recipe
 
 bnb = pytest.importorskip("bitsandbytes")
 
@@ -34,7 +34,7 @@ def make(folder: Path) -> Path:
 def loaded(path: Path, *words: str, dtype: str = "fp32", compute: str | None = "float32") -> Any:
     """The model with its adapter, B away from zero so that every gradient flows."""
     read = recipe.load(path, words)
-    base = model.load(read, TASK, dtype, model.load_tokenizer(read), "cpu", compute)
+    base = model.load(read, TASK, dtype, processor.load_tokenizer(read), "cpu", compute)
     return away_from_zero(parts.load("adapters", read.method).apply(base, read.adapter))
 
 

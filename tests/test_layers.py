@@ -29,6 +29,8 @@ LAYERS = [
         "quantize",
         "dequantize",
         "run_folder",
+        "metrics",
+        "task",
     },
     {"tasks", "adapters", "optimizers", "trackers"},
     {
@@ -51,6 +53,8 @@ LAYERS = [
         "activations",
         "activation_memory",
         "model",
+        "new_head",
+        "processor",
         "engine",
         "checkpoint",
         "export",
@@ -67,7 +71,7 @@ LAYERS = [
         "inventory",
         "remedies",
     },
-    {"loop", "evaluate", "run", "restore", "story", "unshard", "verify_math", "report"},
+    {"loop", "evaluate", "rows", "run", "restore", "story", "unshard", "verify_math", "report"},
     {"verbs", "__main__"},
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}

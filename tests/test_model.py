@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import tiny
 
-from launcher import model, parts, plan, recipe
+from launcher import model, parts, plan, processor, recipe
 from launcher.errors import EnvironmentProblem, RecipeError
 from launcher.world import World
 
@@ -14,7 +14,7 @@ TASK = parts.load_whole("tasks", "causal_lm")
 
 
 def load(loaded: recipe.Recipe):
-    return model.load(loaded, TASK, "fp32", model.load_tokenizer(loaded))
+    return model.load(loaded, TASK, "fp32", processor.load_tokenizer(loaded))
 
 
 def test_a_model_that_is_nowhere_is_said_in_one_line(recipe: Path, capsys) -> None:
@@ -77,7 +77,7 @@ def test_a_folder_that_is_no_model(recipe: Path, tmp_path: Path) -> None:
 def test_a_chat_template_from_a_file_or_in_place(recipe: Path, tmp_path: Path) -> None:
     (tmp_path / "chat.jinja").write_text("{{ messages }}")
     for given in (tmp_path / "chat.jinja", "'{{ messages }}'"):
-        tokenizer = model.load_tokenizer(_recipe(recipe, f"tokenizer.chat_template={given}"))
+        tokenizer = processor.load_tokenizer(_recipe(recipe, f"tokenizer.chat_template={given}"))
         assert tokenizer.chat_template == "{{ messages }}"
 
 

@@ -11,7 +11,7 @@ import torch
 from quantized import SCHEMES, TASK, away_from_zero, batch, by_definition, layout_of, loaded, with_shape
 from torch import Tensor
 
-from launcher import dequantize, model, parts, quantize, recipe
+from launcher import dequantize, model, parts, processor, quantize, recipe
 from launcher.errors import EnvironmentProblem
 
 STEPS = 10
@@ -20,7 +20,7 @@ STEPS = 10
 def reference_of(quantized: Any, path: Path, dtype: torch.dtype = torch.float32) -> Any:
     """Plain LoRA on an unquantised model that holds what the quantised one stands for, dequantised here by the definition."""
     read = recipe.load(path, ["method=lora", "quantization=null"])
-    base = model.load(read, TASK, "fp32", model.load_tokenizer(read))
+    base = model.load(read, TASK, "fp32", processor.load_tokenizer(read))
     layers = dict(quantized.get_base_model().named_modules())
     for name, module in base.named_modules():
         if isinstance(module, torch.nn.Linear) and (layer := getattr(layers[name], "base_layer", None)) is not None:
@@ -181,9 +181,9 @@ def test_biases_and_a_compute_dtype_of_its_own(wide: Path, tmp_path: Path, merge
 
 def test_loftq_starts_nearer_to_the_weights_before_quantisation(wide: Path) -> None:
     read = recipe.load(wide, ["adapter.init_lora_weights=loftq"])
-    base = model.load(read, TASK, "fp32", model.load_tokenizer(read), "cpu", "float32")
+    base = model.load(read, TASK, "fp32", processor.load_tokenizer(read), "cpu", "float32")
     adapted = parts.load("adapters", "qlora").apply(base, read.adapter)
-    plain = model.load(recipe.load(wide, ["method=lora"]), TASK, "fp32", model.load_tokenizer(read))
+    plain = model.load(recipe.load(wide, ["method=lora"]), TASK, "fp32", processor.load_tokenizer(read))
     layer, weight = (
         adapted.get_base_model().model.layers[0].self_attn.q_proj,
         plain.model.layers[0].self_attn.q_proj.weight,

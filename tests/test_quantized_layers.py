@@ -9,7 +9,7 @@ import pytest
 from quantized import SCHEMES, TASK, layout_of, loaded, with_shape
 from torch import Tensor
 
-from launcher import model, parts, plan, quantize, quantized_layers, recipe
+from launcher import model, parts, plan, processor, quantize, quantized_layers, recipe
 from launcher.errors import RecipeError
 from launcher.world import World
 
@@ -20,7 +20,7 @@ bnb = pytest.importorskip("bitsandbytes")
 @pytest.mark.parametrize("dtype", ["fp32", "bf16"])
 def test_stored_bytes_are_those_of_the_loaded_model(wide: Path, scheme: str, dtype: str) -> None:
     read = recipe.load(wide, [f"quantization={SCHEMES[scheme]}"])
-    base = model.load(read, TASK, dtype, model.load_tokenizer(read), "cpu", "float32")
+    base = model.load(read, TASK, dtype, processor.load_tokenizer(read), "cpu", "float32")
     layout = layout_of(read)
     kinds = {m.quant_state.quant_type for m in base.modules() if isinstance(m, bnb.nn.Linear4bit)} or {"int8"}
     assert kinds == {scheme.split()[0]} and len(layout.linear) == 14
@@ -90,7 +90,7 @@ def test_a_quantised_checkpoint_is_not_contradicted(wide: Path, quantized_checkp
 
 
 def adapt(read: recipe.Recipe) -> Any:
-    base = model.load(read, TASK, "fp32", model.load_tokenizer(read), "cpu", "float32")
+    base = model.load(read, TASK, "fp32", processor.load_tokenizer(read), "cpu", "float32")
     return parts.load("adapters", read.method).apply(base, read.adapter)
 
 

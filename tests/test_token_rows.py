@@ -11,7 +11,7 @@ from adapted import NEW, adapt, base, export, grown, load, loaded, logits, merge
 from tasks.families import VOCABULARY, assert_same, loss_and_gradients
 from torch import nn
 
-from launcher import heads, model, parts, proof, recipe, token_rows
+from launcher import heads, model, parts, processor, proof, recipe, token_rows
 from launcher.errors import RecipeError, RecipeErrors
 from launcher.recipe import load as load_recipe
 from launcher.tasks.causal_lm.objective import Objective
@@ -169,7 +169,7 @@ def test_lora_and_rows_on_one_matrix_are_refused() -> None:
 
 def made_from(path: Path, *words: str):
     loaded_recipe = recipe.load(path, words)
-    tokenizer = model.load_tokenizer(loaded_recipe)
+    tokenizer = processor.load_tokenizer(loaded_recipe)
     return model.load(loaded_recipe, TASK, "fp32", tokenizer), tokenizer, loaded_recipe
 
 

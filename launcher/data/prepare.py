@@ -1,4 +1,4 @@
-"""Render and tokenise once, keep the result under the hash of everything that went into it.
+"""Make rows once (render, tokenise, read labels), keep the result under the hash of everything that went into it.
 
 The key covers the bytes of the data, the tokenizer, the options, our own code and the libraries that render and
 tokenise, so a stale cache cannot be read. One process a file system writes (a lock, no process group), into a staged
@@ -27,11 +27,27 @@ from launcher.data.digest import file_digest
 from launcher.errors import DataError, EnvironmentProblem
 
 ROWS_PER_BATCH = 10_000
-TOKENS_PER_BATCH = 4_000_000  # a row may be long: what waits to be written is Python's, at some 16 bytes a number
-CODE = ("sources.py", "columns.py", "render.py", "prepare.py")
+# What a column of prepared rows may hold, and what it is in the file.
+KINDS = {
+    "int": "int64",
+    "text": "string",
+    "ints": "list<int32>",
+    "floats": "list<float32>",
+    "texts": "list<string>",
+}
+ITEMS_PER_BATCH = 4_000_000  # a row may be long: what waits to be written is Python's, at some 16 bytes a number
 LIBRARIES = ("transformers", "tokenizers", "jinja2", "pyarrow")
-Row = dict[str, list[int]]
+Row = dict[str, Any]
 MakeRows = Callable[[dict[str, int]], Iterable[Row]]
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Name -> kind of each column. `length` names the one that tells how long a row is: the number of its items, or itself;
+    where it is None, every row counts one."""
+
+    kinds: Mapping[str, str]
+    length: str | None = None
 
 
 @dataclass(frozen=True)
@@ -39,6 +55,7 @@ class Prepared:
     """Prepared rows on disk. `counts` holds what happened to the rows: read, kept, dropped, truncated..."""
 
     folder: Path
+    length_column: str | None
 
     @property
     def counts(self) -> dict[str, int]:
@@ -52,19 +69,22 @@ class Prepared:
     def __len__(self) -> int:
         return int(self._starts[-1])
 
-    def column(self, name: str, index: int) -> np.ndarray:
-        """One row's list of a column, a view into the mapped file."""
+    def read(self, index: int, names: Sequence[str] | None = None) -> Row:
+        """The columns of one row, all or those named: lists of numbers as views into the mapped file, texts, whole numbers."""
         chunk = int(np.searchsorted(self._starts, index, side="right")) - 1
-        offsets, values = self._lists(name)[chunk]
         local = index - int(self._starts[chunk])
-        return values[offsets[local] : offsets[local + 1]]
+        return {name: self._chunks(name)[chunk](local) for name in names or self._table.column_names}
 
-    def tokens(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        return self.column("input_ids", index), self.column("trained", index)
+    def all(self, name: str) -> list[Any]:
+        """A column of all rows, as Python's own."""
+        values: list[Any] = self._table.column(name).to_pylist()
+        return values
 
     @cached_property
     def lengths(self) -> np.ndarray:
-        return np.concatenate([np.diff(offsets) for offsets, _ in self._lists("input_ids")] or [np.zeros(0, np.int64)])
+        if self.length_column is None:
+            return np.ones(len(self), np.int64)
+        return np.concatenate([_lengths(chunk) for chunk in self._table.column(self.length_column).chunks])
 
     @cached_property
     def _facts(self) -> dict[str, Any]:
@@ -82,14 +102,28 @@ class Prepared:
         return np.cumsum([0, *(batch.num_rows for batch in self._table.to_batches())])
 
     @cached_property
-    def _columns(self) -> dict[str, list[tuple[np.ndarray, np.ndarray]]]:
+    def _readers(self) -> dict[str, list[Callable[[int], Any]]]:
         return {}
 
-    def _lists(self, name: str) -> list[tuple[np.ndarray, np.ndarray]]:
-        if name not in self._columns:
-            chunks = self._table.column(name).chunks
-            self._columns[name] = [(chunk.offsets.to_numpy(), chunk.values.to_numpy()) for chunk in chunks]
-        return self._columns[name]
+    def _chunks(self, name: str) -> list[Callable[[int], Any]]:
+        if name not in self._readers:
+            self._readers[name] = [_reader(chunk) for chunk in self._table.column(name).chunks]
+        return self._readers[name]
+
+
+def _lengths(chunk: Any) -> np.ndarray:
+    lengths: np.ndarray = (chunk.value_lengths() if hasattr(chunk, "value_lengths") else chunk).to_numpy()
+    return lengths.astype(np.int64)
+
+
+def _reader(chunk: Any) -> Callable[[int], Any]:
+    """Place in a chunk of a column -> its value."""
+    import pyarrow
+
+    if not pyarrow.types.is_list(chunk.type) or pyarrow.types.is_string(chunk.type.value_type):
+        return lambda place: chunk[place].as_py()
+    offsets, values = chunk.offsets.to_numpy(), chunk.values.to_numpy()
+    return lambda place: values[offsets[place] : offsets[place + 1]]
 
 
 class Joined:
@@ -104,9 +138,14 @@ class Joined:
     def __len__(self) -> int:
         return int(self.starts[-1])
 
-    def tokens(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def read(self, index: int, names: Sequence[str] | None = None) -> Row:
+        """The columns of one row, see `Prepared.read`."""
         number = int(np.searchsorted(self.starts, index, side="right")) - 1
-        return self.sources[number].tokens(index - int(self.starts[number]))
+        return self.sources[number].read(index - int(self.starts[number]), names)
+
+    def all(self, name: str) -> list[Any]:
+        """A column of all rows, as Python's own."""
+        return [value for source in self.sources for value in source.all(name)]
 
     @property
     def counts(self) -> dict[str, int]:
@@ -120,18 +159,19 @@ def prepare(
     ingredients: Mapping[str, Any],
     make_rows: MakeRows,
     cache_dir: Path,
+    columns: Columns,
 ) -> Prepared:
     """The prepared rows made by `make_rows(counts)`, unless the cache holds them.
 
-    `ingredients` is everything that decides the result; `make_rows` yields rows of int lists, all of the same columns,
-    and counts what happens to them into the dict that it is given.
+    `ingredients` is everything else that decides the result; `make_rows` yields rows with all of `columns`, and counts what
+    happens to them into the dict that it is given.
     """
-    folder = cache_dir / _key(ingredients)
+    folder = cache_dir / _key({**ingredients, "columns": [dict(columns.kinds), columns.length]})
     if not folder.exists():
         with _only_writer(folder):
             if not folder.exists():
-                _write(folder, make_rows)
-    return Prepared(folder)
+                _write(folder, make_rows, columns)
+    return Prepared(folder, columns.length)
 
 
 @contextmanager
@@ -164,20 +204,19 @@ def default_cache_dir() -> Path:
 
 
 def _key(ingredients: Mapping[str, Any]) -> str:
-    here = Path(__file__).parent
-    code = [file_digest(here / name) for name in CODE]
+    code = [file_digest(path) for path in sorted(Path(__file__).parent.rglob("*.py"))]
     parts = {"code": code, "libraries": [version(name) for name in LIBRARIES], **ingredients}
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _write(folder: Path, make_rows: MakeRows) -> None:
+def _write(folder: Path, make_rows: MakeRows, columns: Columns) -> None:
     """Write beside, then rename. The lock is ours, so what a killed process left there is nobody's."""
     staged = folder.with_name(f".{folder.name}")
     shutil.rmtree(staged, ignore_errors=True)
     staged.mkdir()
     counts: dict[str, int] = {}
     try:
-        digest = _write_rows(staged / "rows.arrow", _batches(make_rows(counts)))
+        digest = _write_rows(staged / "rows.arrow", _batches(make_rows(counts)), columns)
         if digest is None:
             raise DataError(
                 f"no row is left to train or evaluate on ({_said(counts)})",
@@ -189,14 +228,14 @@ def _write(folder: Path, make_rows: MakeRows) -> None:
         shutil.rmtree(staged, ignore_errors=True)
 
 
-def _write_rows(path: Path, batches: Iterator[list[Row]]) -> str | None:
-    """The hash of what was written, or None if there was nothing. The columns are those of the first row."""
+def _write_rows(path: Path, batches: Iterator[list[Row]], columns: Columns) -> str | None:
+    """The hash of what was written, or None if there was nothing."""
     import pyarrow
 
     first = next(batches, None)
     if first is None:
         return None
-    schema = pyarrow.schema([(name, pyarrow.list_(pyarrow.int32())) for name in first[0]])
+    schema = pyarrow.schema([(name, _arrow_type(kind)) for name, kind in columns.kinds.items()])
     content = hashlib.sha256()
     with path.open("wb") as sink:
         with pyarrow.ipc.new_file(sink, schema) as writer:
@@ -204,22 +243,44 @@ def _write_rows(path: Path, batches: Iterator[list[Row]]) -> str | None:
                 batch = pyarrow.RecordBatch.from_pylist(rows, schema)
                 writer.write_batch(batch)
                 for column in batch.columns:
-                    content.update(column.value_lengths().to_numpy())
-                    content.update(column.values.to_numpy())
+                    _digest(column, content)
         os.fsync(sink.fileno())  # the rename must not reach the disk before the rows do
     return content.hexdigest()[:32]
+
+
+def _arrow_type(kind: str) -> Any:
+    import pyarrow
+
+    inner = KINDS[kind].removeprefix("list<").removesuffix(">")
+    value_type = pyarrow.type_for_alias(inner)
+    return pyarrow.list_(value_type) if KINDS[kind].startswith("list<") else value_type
+
+
+def _digest(column: Any, content: Any) -> None:
+    """Take a column into a hash: lengths and values."""
+    import pyarrow
+    import pyarrow.compute
+
+    if pyarrow.types.is_list(column.type):
+        content.update(column.value_lengths().to_numpy())
+        _digest(column.values, content)
+    elif pyarrow.types.is_string(column.type):
+        content.update(pyarrow.compute.binary_length(column).to_numpy(zero_copy_only=False))
+        content.update("".join(column.to_pylist()).encode())
+    else:
+        content.update(column.to_numpy())
 
 
 def _batches(rows: Iterable[Row]) -> Iterator[list[Row]]:
     """Rows by the thousand, fewer where they are long."""
     batch: list[Row] = []
-    tokens = 0
+    items = 0
     for row in rows:
         batch.append(row)
-        tokens += sum(map(len, row.values()))
-        if len(batch) == ROWS_PER_BATCH or tokens >= TOKENS_PER_BATCH:
+        items += sum(len(value) for value in row.values() if hasattr(value, "__len__"))
+        if len(batch) == ROWS_PER_BATCH or items >= ITEMS_PER_BATCH:
             yield batch
-            batch, tokens = [], 0
+            batch, items = [], 0
     if batch:
         yield batch
 

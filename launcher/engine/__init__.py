@@ -164,6 +164,14 @@ class Engine:
         dist.all_gather_object(things, thing, group=self._group)
         return things
 
+    def collect(self, thing: Any) -> list[Any] | None:
+        """Something from every rank, in the order of ranks, on rank zero; None elsewhere."""
+        if self._group is None:
+            return [thing]
+        things: list[Any] | None = [None] * self.world_size if self.is_main else None
+        dist.gather_object(thing, things, dst=0, group=self._group)
+        return things
+
     def broadcast(self, thing: Any) -> Any:
         """Rank zero's value on every rank."""
         return self.gather(thing)[0]

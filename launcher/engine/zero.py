@@ -84,7 +84,7 @@ class Zero:
             for module in _leaf_modules(objective, self.plan.zero_leaf_modules):
                 set_z3_leaf_module(module, True)
             # DeepSpeed finds them at their first use otherwise, in the middle of the pass that it records.
-            for parameter in objective.borrowed():
+            for parameter in getattr(objective, "borrowed", tuple)():
                 register_external_parameter(objective, parameter)
         self._wrapped, _ = self.accelerator.prepare(objective, optimizer)
         if type(self._wrapped).__name__ != "DeepSpeedEngine" or self._wrapped.zero_optimization_stage() != self.stage:

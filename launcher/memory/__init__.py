@@ -20,6 +20,7 @@ def derive(notes: Notes, recipe: Recipe, facts: ModelFacts | None, card_bytes: i
     """All fields of the plan that are about memory, and what the model's shapes tell besides."""
     notes.put("device_memory_bytes", card_bytes, "the card" if card_bytes is not None else "unknown: no card is named")
     if facts is None:
+        notes.put("modules_to_save", tuple(getattr(recipe.adapter, "modules_to_save", ())), NO_CONFIGURATION)
         _unknown(notes, ("parameters", "trainable_parameters", *EXACT, *ESTIMATED, *SUMS), NO_CONFIGURATION)
         notes.put("loss", "auto", "chosen when the model is loaded")
         notes.put("model", "unknown", NO_CONFIGURATION)
@@ -28,12 +29,24 @@ def derive(notes: Notes, recipe: Recipe, facts: ModelFacts | None, card_bytes: i
     notes.put("model", facts.architecture, facts.source)
     notes.put("parameters", facts.parameters, "counted on the shapes")
     notes.put("trainable_parameters", facts.trainable, "counted on the shapes")
+    _saved(notes, recipe, facts.head)
     made = need.of(notes, recipe, facts, notes["strategy"], notes["deepspeed"])
     if made is None:
         _unknown(notes, (*EXACT, *ESTIMATED, *SUMS), "the shapes of this model")
         return
     _exact(notes, recipe, made)
     _estimates(notes, made)
+
+
+def _saved(notes: Notes, recipe: Recipe, head: tuple[str, ...]) -> None:
+    """What is trained in full beside an adapter."""
+    if recipe.method == "full":
+        notes.put("modules_to_save", (), "method full trains everything")
+        return
+    asked = tuple(getattr(recipe.adapter, "modules_to_save", ()))
+    more = tuple(name for name in head if name not in asked)
+    origin = recipe.origin("adapter.modules_to_save")
+    notes.put("modules_to_save", (*asked, *more), f"{origin}, and what is new: {', '.join(more)}" if more else origin)
 
 
 def _exact(notes: Notes, recipe: Recipe, made: Need) -> None:
@@ -48,7 +61,8 @@ def _exact(notes: Notes, recipe: Recipe, made: Need) -> None:
 def _estimates(notes: Notes, made: Need) -> None:
     notes.put("transient_bytes_per_rank", made.share.exchange, "estimate: what is gathered and reduced at a time")
     notes.put("overhead_bytes_per_rank", made.overhead, "allowance: CUDA, NCCL and fragments, not measured")
-    rows = f"{notes['per_device_train_batch_size']} x {notes['max_length']} tokens"
+    number, length = notes["per_device_train_batch_size"], notes["max_length"]
+    rows = f"{number} x {length} tokens" if length else f"{number} rows"
     if made.work is None:
         _unknown(notes, (*ESTIMATED[1:], "total_bytes_per_rank"), "the layers of this model")
     else:

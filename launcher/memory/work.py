@@ -44,8 +44,8 @@ class Batch:
 
 
 def of(notes: Notes, recipe: Recipe, facts: ModelFacts) -> Work | None:
-    """None where the model has no hidden size or number of layers that the launcher could find."""
-    if facts.hidden_size is None or facts.num_layers is None:
+    """None where the model has no hidden size or number of layers that the launcher could find, or rows are no tokens."""
+    if facts.hidden_size is None or facts.num_layers is None or notes["max_length"] is None:
         return None
     rows, length = notes["per_device_train_batch_size"], notes["max_length"]
     attention = notes["attention"]

@@ -8,11 +8,20 @@ from typing import Any
 
 from launcher import parts, support
 from launcher.recipe import local_files
-from launcher.schema import Evaluation, Sections
+from launcher.schema import Data, Evaluation, Sections, Tokenizer
 from launcher.section import Section, forget_reads, note_reads
 from launcher.suggest import did_you_mean
 
 Finding = tuple[str, str]
+EVERY_TASK = (
+    "train",
+    "eval",
+    "clean",
+    "augment",
+    "on_error",
+    "streaming",
+    "cache_dir",
+)  # keys of data that all tasks use
 
 # key -> (the values that work, what to do instead)
 UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -67,7 +76,10 @@ def _model(recipe: Sections) -> Iterator[Finding]:
         yield "model", "has neither name_or_path (a pretrained model) nor init (random weights); give one of them"
     if model.name_or_path is not None and model.init is not None:
         yield "model.init", "contradicts model.name_or_path; give one of them: init starts from random weights"
-    if model.init is not None and recipe.tokenizer.name_or_path is None:
+    reads_text = (
+        recipe.task not in parts.names("tasks") or parts.load("tasks", recipe.task).TRAITS.processor == "tokenizer"
+    )
+    if model.init is not None and recipe.tokenizer.name_or_path is None and reads_text:
         yield "model.init", "brings no tokenizer; give tokenizer.name_or_path"
     if isinstance(model.init, dict) and "model_type" not in model.init:
         yield "model.init", "names no architecture; add model_type, for example model_type: llama"
@@ -217,7 +229,10 @@ def _evaluation(recipe: Sections) -> Iterator[Finding]:
             if value is not None:
                 yield f"evaluation.{key}", "needs evaluation.metric_for_best_model, for example eval/loss"
         return
-    measured = [f"eval/{name}" for name in evaluation.metrics]
+    if recipe.task not in parts.names("tasks"):
+        return
+    asked = evaluation.metrics or parts.load("tasks", recipe.task).TRAITS.default_metrics
+    measured = [f"eval/{name}" for name in asked]
     if best not in measured:
         fix = did_you_mean(best, measured) or f"; measured are {', '.join(measured)}"
         yield "evaluation.metric_for_best_model", f"{best} is not measured by evaluation.metrics{fix}"
@@ -226,21 +241,37 @@ def _evaluation(recipe: Sections) -> Iterator[Finding]:
 def _metrics(recipe: Sections) -> Iterator[Finding]:
     if recipe.task not in parts.names("tasks"):
         return
-    task = parts.load("tasks", recipe.task)
-    metrics = recipe.evaluation.metrics
+    traits = parts.load("tasks", recipe.task).TRAITS
+    metrics = recipe.evaluation.metrics or traits.default_metrics
     for index, name in enumerate(metrics):
-        if name not in task.METRICS:
-            hint = did_you_mean(name, task.METRICS)
+        if name not in traits.metrics:
+            hint = did_you_mean(name, traits.metrics)
             yield (
                 f"evaluation.metrics.{index}",
-                f"{recipe.task} has no metric {name}{hint}; it has {', '.join(task.METRICS)}",
+                f"{recipe.task} has no metric {name}{hint}; it has {', '.join(traits.metrics)}",
             )
         elif name in metrics[:index]:
             yield f"evaluation.metrics.{index}", f"{name} is listed twice"
-    rows_given = recipe.evaluation.generate_rows != Evaluation.model_fields["generate_rows"].default
-    if rows_given and not set(metrics) & set(task.GENERATED_METRICS):
-        wanted = " or ".join(task.GENERATED_METRICS)
-        yield "evaluation.generate_rows", f"no answer is scored; add {wanted} to evaluation.metrics"
+    for key in ("generate_rows", "max_new_tokens"):
+        given = getattr(recipe.evaluation, key) != Evaluation.model_fields[key].default
+        if given and not traits.generated_metrics:
+            yield f"evaluation.{key}", f"{recipe.task} generates nothing; take it out"
+        elif given and key == "generate_rows" and not set(metrics) & set(traits.generated_metrics):
+            wanted = " or ".join(traits.generated_metrics)
+            yield f"evaluation.{key}", f"no answer is scored; add {wanted} to evaluation.metrics"
+
+
+def _task_keys(recipe: Sections) -> Iterator[Finding]:
+    """Keys that belong to other tasks."""
+    if recipe.task not in parts.names("tasks"):
+        return
+    traits = parts.load("tasks", recipe.task).TRAITS
+    own = {*EVERY_TASK, *traits.data_keys, *(["labels"] if traits.label_column else [])}
+    for name, field in Data.model_fields.items():
+        if name not in own and getattr(recipe.data, name) != field.get_default(call_default_factory=True):
+            yield f"data.{name}", f"{recipe.task} does not use it; take it out"
+    if traits.processor != "tokenizer" and recipe.tokenizer != Tokenizer():
+        yield "tokenizer", f"{recipe.task} reads no text; take it out"
 
 
 def _trackers(recipe: Sections) -> Iterator[Finding]:
@@ -264,6 +295,7 @@ RULES = (
     _data,
     _evaluation,
     _metrics,
+    _task_keys,
     _trackers,
     local_files.train_data,
     local_files.eval_data,

@@ -27,12 +27,14 @@ def run(args: argparse.Namespace) -> int:
     prompts = args.prompt or [line.rstrip("\n") for line in sys.stdin if line.strip()]
     from launcher import log
     from launcher.data import sources
-    from launcher.model import pad_token_id
+    from launcher.errors import RecipeError
     from launcher.restore import restore
 
     log.set_up(1)
     ready = restore(Path(args.run), args.step)
-    tokenizer = ready.prepared.tokenizer
+    if not hasattr(ready.task, "answers"):
+        raise RecipeError(f"{ready.recipe.task} generates no text", where=args.run, fix="use `launcher predict`")
+    tokenizer = ready.prepared.processor
     _, trained_on = next(sources.examples(ready.recipe.data.train[0]))
     questions = [ready.task.answers.ask(prompt, trained_on, tokenizer) for prompt in prompts]
     answers = partial(
@@ -40,7 +42,7 @@ def run(args: argparse.Namespace) -> int:
         tokenizer=tokenizer,
         asked=questions,
         max_new_tokens=args.max_new_tokens,
-        pad_token_id=pad_token_id(tokenizer),
+        pad_token_id=ready.prepared.context.pad_token_id,
     )
     with ready.engine.generating() as model:
         said = answers(model)
@@ -60,5 +62,5 @@ def _base_answers(ready: Any, answers: Callable[[Any], list[str]]) -> list[str]:
             return answers(ready.model)
     from launcher.model import load
 
-    base = load(ready.recipe, ready.task, ready.plan.model_dtype, ready.prepared.tokenizer, False)
+    base = load(ready.recipe, ready.task, ready.plan.model_dtype, ready.prepared.processor)
     return answers(base.to(ready.engine.device))

@@ -60,24 +60,27 @@ def _world(text: str | None, card_name: str | None) -> Any:
 def _plan(loaded: Any, world: Any, args: argparse.Namespace) -> tuple[Any, Callable[[Sequence[str], int], Any]]:
     """The plan, and how it would be with other words on the command line and other nodes.
 
-    As exact as what can be reached allows: without the tokenizer the rows are unknown, without a configuration the memory is.
+    As exact as what can be reached allows: without the tokenizer no rows are known, without a configuration no memory.
     """
-    from launcher import engine, model, parts, plan, recipe
+    from launcher import engine, model, parts, plan, processor, recipe
     from launcher.errors import EnvironmentProblem
-    from launcher.run import order_of, prepare_rows
+    from launcher.rows import Reader
+    from launcher.run import order_of
 
     task = parts.load_whole("tasks", loaded.task)
-    order_for, note, facts, tokenizer = None, "", None, None
+    order_for, note, facts, used, head = None, "", None, None, {}
     try:
-        tokenizer = model.load_tokenizer(loaded)
-        train = prepare_rows(loaded, task, tokenizer, "train")
+        used = processor.load(loaded, task.TRAITS)
+        reader = Reader(loaded, task, used)
+        train = reader.rows("train")
         if train is not None:
             order_for = lambda size: order_of(loaded, train, size)  # noqa: E731
+            head = reader.context(train).head
         note = "data.train has no source"
     except EnvironmentProblem as problem:
         note = str(problem)
     try:
-        facts = model.facts(loaded, task, parts.load("adapters", loaded.method), tokenizer)
+        facts = model.facts(loaded, task, parts.load("adapters", loaded.method), used, head)
     except EnvironmentProblem as problem:
         note = note or str(problem)
     where = world or engine.world()
@@ -87,7 +90,7 @@ def _plan(loaded: Any, world: Any, args: argparse.Namespace) -> tuple[Any, Calla
         kept = [word for word in args.overrides if word.partition("=")[0] not in changed]
         other = recipe.load(args.recipe, [*kept, *words])
         adapter = parts.load("adapters", other.method)
-        known = facts if other.method == loaded.method else model.facts(other, task, adapter, tokenizer)
+        known = facts if other.method == loaded.method else model.facts(other, task, adapter, used, head)
         return plan.make(other, replace(where, nodes=nodes), known, None, note)
 
     return plan.make(loaded, where, facts, order_for, note), plan_of

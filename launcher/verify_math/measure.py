@@ -12,14 +12,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from launcher import batch_size, engine, loop, model, parts, plan, quantize, recipe, run
+from launcher import batch_size, engine, loop, model, parts, plan, processor, quantize, recipe, run
 from launcher.checkpoint import Checkpoints
+from launcher.data.context import Context
 from launcher.data.order import Order, Source
 from launcher.engine import Engine
 from launcher.errors import EnvironmentProblem, RecipeError
 from launcher.notes import Notes
 from launcher.output import Place
 from launcher.recipe import Recipe
+from launcher.rows import Reader
 from launcher.run import Prepared, Run
 from launcher.verify_math import Job, variants
 from launcher.verify_math.variants import Variant
@@ -34,7 +36,7 @@ class FirstRows:
 
     def __init__(self, rows: Any, number: int):
         self.lengths: np.ndarray = rows.lengths[:number]
-        self.tokens = rows.tokens
+        self.read = rows.read
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -47,7 +49,7 @@ class Setting:
     job: Job
     folder: Path
     task: ModuleType
-    tokenizer: Any
+    context: Context
     rows: Any
 
     @classmethod
@@ -56,10 +58,10 @@ class Setting:
         if loaded.method == "qlora":
             quantize.insist_on_bitsandbytes()
         task = parts.load_whole("tasks", loaded.task)
-        tokenizer = model.load_tokenizer(loaded)
-        return cls(
-            job, folder, task, tokenizer, FirstRows(run.prepare_rows(loaded, task, tokenizer, "train"), job.rows)
-        )
+        reader = Reader(loaded, task, processor.load(loaded, task.TRAITS))
+        rows = reader.rows("train")
+        assert rows is not None, "a recipe without training data is refused"
+        return cls(job, folder, task, reader.context(rows), FirstRows(rows, job.rows))
 
     def recipe(self, changes: Mapping[str, str]) -> Recipe:
         """The user's with some keys changed; an override of the same key gives way."""
@@ -71,10 +73,11 @@ class Setting:
         world = engine.world()
         changes = {**variant.changes, **(variants.in_fp32(self.recipe({})) if in_fp32 else {})}
         changed = self.recipe(changes | _batch_changes(self.recipe(changes), self.rows, variant.cut, world))
-        facts = model.facts(changed, self.task, parts.load("adapters", changed.method), self.tokenizer)
+        adapter, context = parts.load("adapters", changed.method), self.context
+        facts = model.facts(changed, self.task, adapter, context.processor, context.head)
         made = plan.make(changed, world, facts, lambda size: _order(changed, self.rows, size, world))
         order = _order(changed, self.rows, made.global_batch_size, world)
-        return Prepared(changed, self.task, self.tokenizer, self.rows, None, order, made)
+        return Prepared(changed, self.task, context, self.rows, None, order, made)
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from itertools import combinations
 
+from launcher.parts import load
 from launcher.recipe import Recipe
 
 RECIPE = "the recipe"
@@ -53,29 +54,35 @@ def flash(recipe: Recipe) -> str | None:
 
 def listed(recipe: Recipe, rows: int, processes: int, pairs: bool) -> list[Variant]:
     """All that is compared with the reference: each change alone, with `pairs` two at a time, last the recipe as it stands."""
-    plain = reference(recipe).changes
+    plain, alone = reference(recipe).changes, _alone(recipe)
     found = [Variant(f"{cut} micro-batches", 1, cut, plain) for cut in cuts(rows)]
-    found += [Variant(name, 1, 1, {**plain, **changes}) for name, changes in ALONE.items()]
+    found += [Variant(name, 1, 1, {**plain, **changes}) for name, changes in alone.items()]
     if pairs:
-        found += [Variant(f"{name}, 2 micro-batches", 1, 2, {**plain, **ALONE[name]}) for name in ALONE]
-        found += [Variant(f"{a}, {b}", 1, 1, {**plain, **ALONE[a], **ALONE[b]}) for a, b in combinations(ALONE, 2)]
+        found += [Variant(f"{name}, 2 micro-batches", 1, 2, {**plain, **alone[name]}) for name in alone]
+        found += [Variant(f"{a}, {b}", 1, 1, {**plain, **alone[a], **alone[b]}) for a, b in combinations(alone, 2)]
     if processes > 1:
-        found += _shared(plain, processes, pairs)
+        found += _shared(plain, alone if pairs else {}, processes)
     return [*found, Variant(RECIPE, processes, None)]
 
 
-def _shared(plain: Changes, processes: int, pairs: bool) -> list[Variant]:
+def _alone(recipe: Recipe) -> Mapping[str, Changes]:
+    """The changes that the recipe's task knows."""
+    has_fused = "implementation" in type(recipe.loss).model_fields
+    known = {"packed": load("tasks", recipe.task).TRAITS.packs, "fused loss": has_fused}
+    return {name: changes for name, changes in ALONE.items() if known.get(name, True)}
+
+
+def _shared(plain: Changes, alone: Mapping[str, Changes], processes: int) -> list[Variant]:
     """By several processes. The last step of an epoch may leave all but one of them without a row."""
     changes = {strategy: {**plain, "distributed.strategy": strategy} for strategy in STRATEGIES}
     found = [Variant("ddp", processes, processes, changes["ddp"])]
     found += [Variant("ddp, rows in one process only", processes, 1, changes["ddp"])]
     found += [Variant(f"{name}, accumulating", processes, 2 * processes, changes[name]) for name in STRATEGIES]
-    if pairs:
-        found += [
-            Variant(f"{strategy}, {name}", processes, 2 * processes, {**changes[strategy], **ALONE[name]})
-            for strategy in STRATEGIES
-            for name in ALONE
-        ]
+    found += [
+        Variant(f"{strategy}, {name}", processes, 2 * processes, {**changes[strategy], **more})
+        for strategy in STRATEGIES
+        for name, more in alone.items()
+    ]
     return found
 
 

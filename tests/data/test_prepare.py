@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 
 from launcher.data import prepare as module
-from launcher.data.prepare import Joined, Prepared, Row, prepare
+from launcher.data.prepare import Columns, Joined, Prepared, Row, prepare
 from launcher.errors import DataError
 
+COLUMNS = Columns({"input_ids": "ints", "trained": "ints"}, length="input_ids")
 INGREDIENTS: dict[str, Any] = {
     "source": [["sha of the data"], None, {"prompt": "q"}],
     "tokenizer": ["json", "{{ template }}", "</s>"],
@@ -39,7 +40,7 @@ def made(rows: list[Row], folder: Path, ingredients: dict[str, Any] = INGREDIENT
             counts["rows kept"] = counts.get("rows kept", 0) + 1
             yield row
 
-    return prepare(ingredients, make_rows, folder)
+    return prepare(ingredients, make_rows, folder, COLUMNS)
 
 
 def never(_: dict[str, int]) -> Iterator[Row]:
@@ -47,8 +48,8 @@ def never(_: dict[str, int]) -> Iterator[Row]:
 
 
 def held(prepared: Any) -> list[Row]:
-    pairs = [prepared.tokens(i) for i in range(len(prepared))]
-    return [{"input_ids": ids.tolist(), "trained": trained.tolist()} for ids, trained in pairs]
+    rows = [prepared.read(i) for i in range(len(prepared))]
+    return [{name: values.tolist() for name, values in row.items()} for row in rows]
 
 
 @pytest.mark.parametrize("number", [1, 10_000, 10_001, 20_500])
@@ -59,24 +60,24 @@ def test_what_was_made_is_what_is_read_across_record_batches(number: int, tmp_pa
     assert prepared.lengths.tolist() == [len(row["input_ids"]) for row in rows]
     assert prepared.counts == {"rows kept": number}
     with pytest.raises(IndexError):
-        prepared.tokens(number)
+        prepared.read(number)
 
 
 def test_long_rows_are_written_before_they_fill_the_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "TOKENS_PER_BATCH", 50)
+    monkeypatch.setattr(module, "ITEMS_PER_BATCH", 50)
     assert [len(batch) for batch in module._batches([{"a": [1] * 20}] * 7)] == [3, 3, 1]
     assert held(made(random_rows(500), tmp_path)) == random_rows(500)
 
 
 def test_rows_are_read_from_the_mapped_file(tmp_path: Path) -> None:
-    ids, _ = made(random_rows(100), tmp_path).tokens(3)
+    ids = made(random_rows(100), tmp_path).read(3)["input_ids"]
     assert not ids.flags.writeable and not ids.flags.owndata
     assert str(tmp_path) in Path("/proc/self/maps").read_text()
 
 
 def test_what_is_cached_is_not_made_again(tmp_path: Path) -> None:
     first = made(random_rows(10), tmp_path)
-    again = prepare(INGREDIENTS, never, tmp_path)
+    again = prepare(INGREDIENTS, never, tmp_path, COLUMNS)
     assert held(again) == held(first) and again.counts == first.counts and again.digest == first.digest
 
 
@@ -98,7 +99,8 @@ def test_any_other_ingredient_is_another_entry(change: dict[str, Any], tmp_path:
 
 def test_other_code_or_another_library_is_another_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = [module._key(INGREDIENTS)]
-    for name in module.CODE:
+    code = [path.name for path in Path(module.__file__).parent.rglob("*.py")]
+    for name in code:
         with monkeypatch.context() as patched:
             real = module.file_digest
             patched.setattr(module, "file_digest", lambda p, n=name, real=real: "edited" if p.name == n else real(p))
@@ -108,7 +110,7 @@ def test_other_code_or_another_library_is_another_entry(tmp_path: Path, monkeypa
             real_version = module.version
             patched.setattr(module, "version", lambda n, name=name, real=real_version: "9" if n == name else real(n))
             keys.append(module._key(INGREDIENTS))
-    assert len(set(keys)) == 1 + len(module.CODE) + len(module.LIBRARIES)
+    assert len(set(keys)) == 1 + len(code) + len(module.LIBRARIES)
 
 
 def test_the_digest_is_that_of_the_rows_not_of_how_they_came_about(tmp_path: Path) -> None:
@@ -133,7 +135,7 @@ def test_no_row_left_is_an_error_that_says_where_they_went_and_leaves_no_entry(t
         with pytest.raises(
             DataError, match=r"no row is left .*\(7 rows read, 7 rows dropped as too long\); see data\.on_"
         ):
-            prepare(INGREDIENTS, all_dropped, tmp_path)
+            prepare(INGREDIENTS, all_dropped, tmp_path, COLUMNS)
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
 
 
@@ -143,7 +145,7 @@ def test_an_error_in_the_middle_leaves_nothing_that_is_taken_for_whole(tmp_path:
         raise DataError("row 15001 is broken")
 
     with pytest.raises(DataError, match="row 15001"):
-        prepare(INGREDIENTS, breaks, tmp_path)
+        prepare(INGREDIENTS, breaks, tmp_path, COLUMNS)
     assert not [path for path in tmp_path.iterdir() if path.is_dir()]
     assert held(made(random_rows(5), tmp_path)) == random_rows(5)
 
@@ -151,7 +153,7 @@ def test_an_error_in_the_middle_leaves_nothing_that_is_taken_for_whole(tmp_path:
 PROCESS = """
 import sys, time
 from pathlib import Path
-from launcher.data.prepare import prepare
+from launcher.data.prepare import Columns, prepare
 
 def make_rows(counts):
     with open(sys.argv[2], "a") as marks:
@@ -162,7 +164,8 @@ def make_rows(counts):
     time.sleep(float(sys.argv[3]))
     counts["rows kept"] = 25_000
 
-print(len(prepare({"a": 1}, make_rows, Path(sys.argv[1]))), flush=True)
+columns = Columns({"input_ids": "ints", "trained": "ints"}, "input_ids")
+print(len(prepare({"a": 1}, make_rows, Path(sys.argv[1]), columns)), flush=True)
 """
 
 
@@ -201,3 +204,47 @@ def test_joined_sources_are_one_run_of_rows(tmp_path: Path) -> None:
     turned = Joined([made(rows, tmp_path, {"n": n}) for n, rows in list(enumerate(parts))[::-1]])
     assert joined.digest != turned.digest
     assert isinstance(joined.starts, np.ndarray) and joined.starts.tolist() == [0, 3, 4, 9]
+
+
+EVERY_KIND = Columns(
+    {"where": "text", "labels": "texts", "ids": "ints", "boxes": "floats", "size": "int"}, length="size"
+)
+
+
+def of_every_kind(number: int, seed: int = 0) -> list[Row]:
+    """Rows with empty lists, empty texts and characters beyond ASCII."""
+    chance = random.Random(seed)
+    return [
+        {
+            "where": f"données.csv:{n}" if n % 3 else "",
+            "labels": chance.sample(["a", "ü", "", "長い"], chance.randint(0, 4)),
+            "ids": [chance.randrange(9) for _ in range(chance.randint(0, 3))],
+            "boxes": [chance.randrange(64) / 8 for _ in range(chance.choice([0, 4, 8]))],
+            "size": chance.randrange(2**40),
+        }
+        for n in range(number)
+    ]
+
+
+def test_a_column_may_be_texts_and_numbers_of_every_kind(tmp_path: Path) -> None:
+    rows = of_every_kind(10_050)
+    prepared = prepare({}, lambda _: rows, tmp_path, EVERY_KIND)
+    read = [prepared.read(i) for i in (0, 1, 9_999, 10_000, 10_049)]
+    assert [{n: v.tolist() if isinstance(v, np.ndarray) else v for n, v in row.items()} for row in read] == [
+        rows[i] for i in (0, 1, 9_999, 10_000, 10_049)
+    ]
+    assert prepared.lengths.tolist() == [row["size"] for row in rows]
+    assert prepared.all("labels") == [row["labels"] for row in rows]
+    assert prepared.read(7, ["size"]) == {"size": rows[7]["size"]}
+    assert prepare({"n": 1}, lambda _: rows, tmp_path, Columns(EVERY_KIND.kinds)).lengths.tolist() == [1] * 10_050
+
+
+@pytest.mark.parametrize(
+    "change", [{"where": "b"}, {"labels": ["ab", ""]}, {"labels": ["a"]}, {"ids": [2]}, {"boxes": [0.5]}, {"size": 4}]
+)
+def test_the_digest_sees_a_change_of_any_kind_of_column(change: Row, tmp_path: Path) -> None:
+    row = {"where": "a", "labels": ["a", "b"], "ids": [1], "boxes": [0.25], "size": 3}
+    first, other = (
+        prepare({"n": n}, lambda _, r=r: [r], tmp_path, EVERY_KIND) for n, r in enumerate([row, row | change])
+    )
+    assert first.digest != other.digest

@@ -188,7 +188,7 @@ def test_an_eight_bit_head_before_and_after_its_first_use():
     assert_fused_equals_plain(model, tolerance=3e-2)  # its own forward pass rounds its input to 8 bits
     assert torch.equal(before, resolve(model)[0].weight.read(5, 9))
     objective = Objective(model.eval(), "auto")
-    objective.settle(padded_batch(), 1e-4, may_fall_back=True)
+    objective.settle(padded_batch(), 1e-4)
     assert objective.implementation == "fused"
 
 
@@ -277,9 +277,9 @@ def doubled_gradient(module, args, logits):
     return logits.detach() + (logits - logits.detach()) * 2
 
 
-def settle(objective, may_fall_back=True):
+def settle(objective):
     objective.eval()
-    objective.settle(padded_batch(), 1e-4, may_fall_back)
+    objective.settle(padded_batch(), 1e-4)
     return objective
 
 
@@ -290,7 +290,7 @@ def test_settle_finds_a_gradient_that_is_wrong_where_the_loss_is_right():
     assert objective.implementation == "torch"
     assert "gradients by hidden 5e-01, weight 5e-01" in objective.reason
     with pytest.raises(RecipeError, match="fused is wrong for this model: .*loss.implementation=torch"):
-        settle(Objective(model, "fused"), may_fall_back=False)
+        settle(Objective(model, "fused"))
 
 
 def test_settle_finds_one_parameter_that_gets_no_gradient():

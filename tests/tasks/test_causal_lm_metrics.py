@@ -55,13 +55,13 @@ def test_by_hand(answer: str, reference: str, expected: float) -> None:
 
 
 def test_means_are_sums_over_counts() -> None:
-    found = summarize({"tokens": (30.0, 20.0), "token_accuracy": (5.0, 20.0)})
+    found = summarize({"tokens": (30.0, 20.0), "token_accuracy": (5.0, 20.0)}, [], None, None).values
     assert found == {"loss": 1.5, "perplexity": pytest.approx(math.exp(1.5)), "token_accuracy": 0.25}
 
 
 def test_what_cannot_be_told_is_not_a_number_and_what_is_huge_is_infinite() -> None:
-    nothing = summarize({"tokens": (0.0, 0.0), "token_accuracy": (0.0, 0.0)})
+    nothing = summarize({"tokens": (0.0, 0.0), "token_accuracy": (0.0, 0.0)}, [], None, None).values
     assert all(math.isnan(value) for value in nothing.values())
-    broken = summarize({"tokens": (math.nan, 4.0), "token_accuracy": (1.0, 4.0)})
+    broken = summarize({"tokens": (math.nan, 4.0), "token_accuracy": (1.0, 4.0)}, [], None, None).values
     assert math.isnan(broken["perplexity"]), "a broken loss is not an infinite perplexity"
-    assert summarize({"tokens": (1e6, 1.0), "token_accuracy": (0.0, 1.0)})["perplexity"] == math.inf
+    assert summarize({"tokens": (1e6, 1.0), "token_accuracy": (0.0, 1.0)}, [], None, None).values["perplexity"] == math.inf

@@ -89,7 +89,7 @@ def test_a_batch_without_labels_has_no_loss_and_zero_gradients():
 
 def settled(model, tolerance: float = 1e-4) -> Objective:
     objective = Objective(model.eval(), "auto")
-    objective.settle(padded_batch(), tolerance, may_fall_back=True)
+    objective.settle(padded_batch(), tolerance)
     return objective
 
 
@@ -117,7 +117,7 @@ def test_settle_finds_a_head_with_more_to_it(family, config, dtype):
 def test_settle_refuses_where_fused_was_asked_for():
     objective = Objective(build("bert", **BERT).eval(), "fused")
     with pytest.raises(RecipeError, match="fused is wrong for this model: .*loss.implementation=torch"):
-        objective.settle(padded_batch(), 1e-4, may_fall_back=False)
+        objective.settle(padded_batch(), 1e-4)
 
 
 @pytest.mark.parametrize(("factor", "expected"), [(1, "fused"), (2, "torch")])
@@ -127,7 +127,7 @@ def test_settle_needs_no_label_at_the_beginning(factor, expected):
     model = build("gpt2", n_positions=512)
     model.lm_head.register_forward_hook(lambda module, args, logits: logits * factor)
     objective = Objective(model.eval(), "auto")
-    objective.settle(padded_batch(long), 1e-4, may_fall_back=True)
+    objective.settle(padded_batch(long), 1e-4)
     assert objective.implementation == expected
 
 

@@ -5,10 +5,11 @@ from typing import Any
 import byte_tokenizer as bt
 import pytest
 
+from launcher.data.context import Tools
 from launcher.errors import DataError
 from launcher.schema import Data
 from launcher.tasks.causal_lm import answers
-from launcher.tasks.causal_lm.rows import Tools, rows
+from launcher.tasks.causal_lm.rows import rows
 
 TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]
 
@@ -16,7 +17,7 @@ TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes
 def made(
     example: dict[str, Any], template: str = bt.CHATML, **data: Any
 ) -> tuple[list[dict[str, Any]], dict[str, int]]:
-    tools = Tools(bt.make(template), Data.model_validate(data), {})
+    tools = Tools(bt.make(template), Data.model_validate(data), data.get("on_truncate", "drop"), {})
     return list(rows("here:1", example, tools)), tools.counts
 
 

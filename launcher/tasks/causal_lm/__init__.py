@@ -7,10 +7,18 @@ This file is what a recipe needs to be checked, so it does not import torch. Bes
 from typing import Literal
 
 from launcher.schema import Section
+from launcher.task import Traits
 
-AUTO_CLASS = "AutoModelForCausalLM"
-METRICS = ("loss", "perplexity", "token_accuracy", "token_f1")
-GENERATED_METRICS = ("token_f1",)
+TRAITS = Traits(
+    auto_class="AutoModelForCausalLM",
+    formats=("messages", "prompt_completion", "text"),
+    metrics=("loss", "perplexity", "token_accuracy", "token_f1"),
+    default_metrics=("loss", "perplexity", "token_accuracy"),
+    generated_metrics=("token_f1",),
+    data_keys=("max_length", "on_truncate", "loss_on", "packing"),
+    on_truncate="drop",
+    peft_task_type="CAUSAL_LM",
+)
 
 
 class Config(Section):

@@ -1,15 +1,42 @@
 """The language-model loss as a module: it stands inside whatever shards or wraps the model, so the head's weight is whole here."""
 
+from functools import partial
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from launcher import heads, log, losses
+from launcher.data.context import Context
 from launcher.errors import RecipeError
 from launcher.losses import IGNORED, Loss
-from launcher.tasks.causal_lm import agreement
+from launcher.task import LossChoice, LossPlan
+from launcher.tasks.causal_lm import Config, agreement
 
 PROBE_LENGTH = 256  # tokens whose logits `settle` can afford to hold
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}  # fp32 and tf32 are fp32
+
+
+def plan_loss(model: Any, options: Config, method: str) -> LossPlan:
+    """Which loss will run on a model (below PEFT's wrapper) and why. Raises RecipeError where fused is asked for and cannot be."""
+    head, reason = heads.resolve(model)
+    if options.implementation == "fused" and head is None:
+        raise RecipeError(f"loss.implementation fused cannot be used: {reason}", fix="use auto or torch")
+    reason = "loss.implementation" if options.implementation != "auto" else f"auto: {reason}"
+    if head is None or options.implementation == "torch":
+        return LossPlan("torch", reason)
+    return LossPlan("fused", reason, partial(_way, head, method))
+
+
+def _way(head: heads.Head, method: str, num_rows: int, precision: str, model_dtype: str, device: str) -> LossChoice:
+    """How the fused loss goes about it. What an adapter trains is fp32, and so is a head without autocast beside it."""
+    trains_head_in_fp32 = head.weight.requires_grad and method != "full"
+    kept = torch.float32 if trains_head_in_fp32 else DTYPES.get(model_dtype, torch.float32)
+    return losses.way(head, num_rows, DTYPES.get(precision, kept), kept, device)
+
+
+def build(model: Any, options: Config, context: Context) -> "Objective":
+    return Objective(model, options.implementation)
 
 
 class Objective(nn.Module):
@@ -64,10 +91,10 @@ class Objective(nn.Module):
         head = self._head()
         return [tensor for tensor in head.tensors().values() if isinstance(tensor, nn.Parameter)] if head else []
 
-    def settle(self, batch: dict[str, Tensor], tolerance: float, may_fall_back: bool) -> None:
+    def settle(self, batch: dict[str, Tensor], tolerance: float) -> None:
         """Compare the fused loss and its gradients with those of the model's own head on a real batch, in eval mode.
 
-        A mismatch falls back, or is an error where that is not allowed.
+        A mismatch falls back, or is an error where fused is asked for.
         """
         head = self._head()
         if head is None:
@@ -77,7 +104,7 @@ class Objective(nn.Module):
         if found.within(max(tolerance, head.own_error)):
             self.reason += f"; agrees with the model's own head on the first row: {found}"
         else:
-            self._fall_back(f"is wrong for this model: {found}", may_fall_back)
+            self._fall_back(f"is wrong for this model: {found}")
 
     def _head(self) -> heads.Head | None:
         """The head as it is now, None for the plain loss. Adapters can be switched and merged behind our back."""
@@ -85,11 +112,11 @@ class Objective(nn.Module):
             return None
         head, reason = heads.resolve(self._unregistered[0])
         if head is None:
-            self._fall_back(f"cannot be used any more: {reason}", self._asked == "auto")
+            self._fall_back(f"cannot be used any more: {reason}")
             log.say(f"loss: {self.implementation} ({self.reason})")
         return head
 
-    def _fall_back(self, finding: str, allowed: bool) -> None:
-        if not allowed:
+    def _fall_back(self, finding: str) -> None:
+        if self._asked != "auto":
             raise RecipeError(f"loss.implementation fused {finding}", fix="use loss.implementation=torch")
         self.implementation, self.reason = "torch", f"fallback, because the fused loss {finding}"

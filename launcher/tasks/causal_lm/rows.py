@@ -1,28 +1,18 @@
 """Examples to rows of token ids, and rows to batches."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from launcher.data import collate as tensors
 from launcher.data import render
+from launcher.data.context import Context, Tools
+from launcher.data.prepare import Columns
 from launcher.errors import DataError
-from launcher.schema import Data
+
+COLUMNS = Columns({"input_ids": "ints", "trained": "ints"}, length="input_ids")
 
 # Where the recipe does not say. The first name that an example has tells its kind; a completion may be turns, too.
 LOSS_ON = {"completion_turns": "completion", "messages": "assistant", "completion": "completion", "text": "all"}
-
-
-@dataclass
-class Tools:
-    """What turning examples into rows needs. `counts` is written: rows read, kept, dropped, truncated; tokens."""
-
-    tokenizer: Any
-    data: Data
-    counts: dict[str, int]
-
-    def count(self, name: str, number: int = 1) -> None:
-        self.counts[name] = self.counts.get(name, 0) + number
 
 
 def rows(where: str, example: dict[str, Any], tools: Tools) -> Iterator[dict[str, list[int]]]:
@@ -42,32 +32,38 @@ def rows(where: str, example: dict[str, Any], tools: Tools) -> Iterator[dict[str
 
 def collate(
     units: Sequence[Sequence[int]],
-    read: Callable[[int], tensors.Row],
-    pad_token_id: int,
-    packing: bool,
+    read: Callable[[int], dict[str, Any]],
+    context: Context,
+    packing: bool = False,
     flat: bool = False,
 ) -> tensors.Batch:
+    """Rows as a batch, padded or packed. `flat`: all in one long row, for attention of variable lengths."""
+
+    def tokens(index: int) -> tensors.Row:
+        row = read(index)
+        return row["input_ids"], row["trained"]
+
     if packing:
-        return tensors.packed(units, read, pad_token_id, flat)
-    return tensors.padded(units, read, pad_token_id)
+        return tensors.packed(units, tokens, context.pad_token_id, flat)
+    return tensors.padded(units, tokens, context.pad_token_id)
 
 
 def _render(where: str, example: dict[str, Any], tools: Tools, loss_on: str) -> render.Tokens:
     if "messages" in example:
         functions = example.get("tools")
-        if functions and "tools" not in str(tools.tokenizer.chat_template):
+        if functions and "tools" not in str(tools.processor.chat_template):
             tools.count("rows whose tools the chat template leaves out")
         turns = example.get("completion_turns", 1)
-        return render.chat(example["messages"], tools.tokenizer, loss_on, where, turns, functions)
+        return render.chat(example["messages"], tools.processor, loss_on, where, turns, functions)
     if "completion" in example:
-        return render.prompt_completion(example["prompt"], example["completion"], tools.tokenizer, loss_on)
-    return render.text(example["text"], tools.tokenizer)
+        return render.prompt_completion(example["prompt"], example["completion"], tools.processor, loss_on)
+    return render.text(example["text"], tools.processor)
 
 
 def _fitted(where: str, tokens: render.Tokens, tools: Tools, is_text: bool) -> Iterator[render.Tokens]:
     """What `data.on_truncate` leaves of a row that is longer than `data.max_length`."""
     limit, length = tools.data.max_length, len(tokens.ids)
-    policy = tools.data.on_truncate
+    policy = tools.on_truncate
     if length <= limit:
         yield tokens
     elif policy == "error":

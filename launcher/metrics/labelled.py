@@ -1,0 +1,81 @@
+"""Measurements of tasks whose rows have one label or several, whatever a row is: a text, a picture, a sound."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from launcher.data.context import Context
+from launcher.metrics import Measured, classification
+
+ERRORS_SHOWN = 20
+THRESHOLD = 0.5  # a label that is likelier than not is predicted, where a row may have several
+Show = Callable[[Mapping[str, Any]], str]
+
+
+def measured(
+    loss: tuple[float, float], predictions: Sequence[np.ndarray], rows: Any, context: Context, shown: Show
+) -> Measured:
+    """`loss`: sum and count; `predictions`: probabilities (labels,) of each row; `shown`: a row as people see it."""
+    assert context.labels is not None
+    scores, names = np.stack(predictions), context.labels.names
+    references = _references(rows.all("labels"), context)
+    measure = classification.multi_label if _several(context) else classification.single_label
+    found = measure(scores, references, names)
+    errors = [_error(rows.read(index), scores[index], references[index], context, shown) for index in _worst(scores, references)]
+    return Measured({"loss": loss[0] / loss[1], **found.values}, {**found.details, "errors": errors})
+
+
+def said(scores: np.ndarray, context: Context) -> dict[str, Any]:
+    """A prediction in words: the label with its probability, or all labels that are likelier than not; and every probability."""
+    assert context.labels is not None
+    names = context.labels.names
+    every = {name: round(float(score), 6) for name, score in zip(names, scores, strict=True)}
+    if _several(context):
+        return {"labels": [name for name, score in every.items() if score > THRESHOLD], "scores": every}
+    best = int(np.argmax(scores))
+    return {"label": names[best], "score": every[names[best]], "scores": every}
+
+
+def _several(context: Context) -> bool:
+    return bool(context.head["problem_type"] == "multi_label_classification")
+
+
+def _references(labels: Sequence[Sequence[str]], context: Context) -> np.ndarray:
+    """Numbers (rows,), or zeros and ones (rows, labels)."""
+    assert context.labels is not None
+    numbers = context.labels.numbers
+    if not _several(context):
+        return np.array([numbers[row[0]] for row in labels])
+    found = np.zeros((len(labels), len(numbers)), np.int64)
+    for index, row in enumerate(labels):
+        found[index, [numbers[name] for name in row]] = 1
+    return found
+
+
+def _worst(scores: np.ndarray, references: np.ndarray) -> list[int]:
+    """Rows that are wrong, those with the least probability for what is right first."""
+    if references.ndim == 1:
+        wrong = scores.argmax(1) != references
+        right = scores[np.arange(len(scores)), references]
+    else:
+        wrong = ((scores > THRESHOLD) != references).any(1)
+        right = np.where(references == 1, scores, 1 - scores).min(1)
+    order = np.argsort(right, kind="stable")
+    return [int(index) for index in order if wrong[index]][:ERRORS_SHOWN]
+
+
+def _error(
+    row: Mapping[str, Any], scores: np.ndarray, reference: np.ndarray, context: Context, shown: Show
+) -> dict[str, Any]:
+    words = said(scores, context)
+    predicted = ", ".join(words["labels"]) or "none" if "labels" in words else words["label"]
+    assert context.labels is not None
+    right = scores[reference] if reference.ndim == 0 else np.where(reference == 1, scores, 1 - scores).min()
+    return {
+        "where": row["where"],
+        "input": shown(row),
+        "reference": ", ".join(row["labels"]) or "none",
+        "predicted": predicted,
+        "confidence": round(float(scores.max() if reference.ndim == 0 else 1 - right), 4),
+    }

@@ -1,0 +1,52 @@
+"""Which modules of a model are new: output layers that no pretrained weights were found for. An adapter trains them in full."""
+
+from collections.abc import Collection
+from typing import Any
+
+from torch import nn
+
+from launcher.errors import EnvironmentProblem
+
+
+def outside_body(model: Any) -> tuple[str, ...]:
+    """The modules beside the body of a Hugging Face model that have parameters; none where it does not name its body."""
+    body = model.base_model
+    if body is model:
+        return ()
+    return tuple(
+        name for name, child in model.named_children() if child is not body and any(True for _ in child.parameters())
+    )
+
+
+def owners(model: nn.Module, parameters: Collection[str]) -> tuple[str, ...]:
+    """The largest modules all of whose parameters are among those named; for a parameter that has none, its own module."""
+    found: list[str] = []
+    for name, module in model.named_modules():
+        own = [f"{name}.{key}" if name else key for key, _ in module.named_parameters()]
+        inside = any(name == module_name or name.startswith(f"{module_name}.") for module_name in found)
+        if name and own and not inside and set(own) <= set(parameters):
+            found.append(name)
+    left = {key for key in parameters if not any(key.startswith(f"{name}.") for name in found)}
+    return tuple(found + sorted({key.rpartition(".")[0] for key in left} - {""}))
+
+
+def of(model: Any, missing: Collection[str]) -> tuple[str, ...]:
+    """The head, and what else has no pretrained weights."""
+    head = outside_body(model)
+    parameters = {name for name, _ in model.named_parameters()}
+    others = [name for name in owners(model, parameters & set(missing)) if not _is_inside(name, head)]
+    return (*head, *others)
+
+
+def refuse_mismatched(model: Any, mismatched: Collection[Any], where: str) -> None:
+    """A head of another size is new; a body of another size is another model."""
+    head = outside_body(model)
+    names = [name if isinstance(name, str) else name[0] for name in mismatched]
+    if wrong := [name for name in names if not _is_inside(name, head)]:
+        raise EnvironmentProblem(
+            f"weights of another shape than the configuration says: {', '.join(wrong[:3])}", where=where
+        )
+
+
+def _is_inside(name: str, modules: Collection[str]) -> bool:
+    return any(name == module or name.startswith(f"{module}.") for module in modules)

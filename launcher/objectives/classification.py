@@ -1,0 +1,83 @@
+"""One label of several for a row, or any number of them."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from launcher.data.context import Context
+from launcher.data.labels import Labels
+from launcher.errors import RecipeError
+from launcher.losses import IGNORED, Loss
+from launcher.objectives.options import Classification
+from launcher.suggest import did_you_mean
+from launcher.task import LossPlan
+
+MULTI_LABEL, SINGLE_LABEL = "multi_label_classification", "single_label_classification"
+
+
+def plan_loss(model: Any, options: Classification, method: str) -> LossPlan:
+    if model.config.problem_type == MULTI_LABEL:
+        return LossPlan("binary cross-entropy", "a row may have several labels")
+    return LossPlan("cross-entropy", "one label a row")
+
+
+def build(model: Any, options: Classification, context: Context) -> "Objective":
+    assert context.labels is not None
+    several = context.head.get("problem_type") == MULTI_LABEL
+    if several and (options.label_smoothing or options.class_weights):
+        key = "label_smoothing" if options.label_smoothing else "class_weights"
+        raise RecipeError(f"loss.{key} is for one label a row, and these rows may have several", fix="take it out")
+    weights = _weights(options, context.labels, context.label_counts)
+    return Objective(model, several, options.label_smoothing, weights)
+
+
+def _weights(options: Classification, labels: Labels, counts: tuple[int, ...]) -> Tensor | None:
+    """(labels,) fp32. Balanced as in scikit-learn: rows / (labels * rows of the label), 1 for one that never occurs."""
+    given = options.class_weights
+    if given is None:
+        return None
+    if given == "balanced":
+        total = sum(counts)
+        return torch.tensor([total / (len(labels) * count) if count else 1.0 for count in counts])
+    if unknown := [name for name in given if name not in labels.numbers]:
+        hint = did_you_mean(unknown[0], labels.names)
+        raise RecipeError(f"loss.class_weights: there is no label {unknown[0]}{hint}", fix=f"labels: {', '.join(labels.names)}")
+    return torch.tensor([float(given.get(name, 1.0)) for name in labels.names])
+
+
+class Objective(nn.Module):
+    """A model with logits (rows, labels) and its loss. Labels: (rows,) int64, or (rows, labels) fp32; -100 is no label."""
+
+    def __init__(self, model: Any, several: bool = False, label_smoothing: float = 0.0, weights: Tensor | None = None):
+        super().__init__()
+        self.model, self.several, self.label_smoothing = model, several, label_smoothing
+        self.register_buffer("weights", weights, persistent=False)
+
+    def counts(self, batch: dict[str, Tensor]) -> dict[str, float]:
+        """Weight of the labelled rows: their number where labels weigh the same. Of several labels a row, each counts."""
+        labels = batch["labels"]
+        known = labels != IGNORED
+        if self.weights is None:
+            return {"labels": float(known.sum())}
+        return {"labels": float(self.weights.to(labels.device)[labels[known]].double().sum())}
+
+    def forward(self, labels: Tensor, counts: dict[str, float] | None = None, **inputs: Tensor) -> Loss:
+        logits = self.model(**inputs).logits
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        known = labels != IGNORED
+        if self.several:
+            each = functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
+            total = torch.where(known, each, 0).sum()
+        else:
+            how = {"weight": self.weights, "label_smoothing": self.label_smoothing, "ignore_index": IGNORED}
+            total = functional.cross_entropy(logits, labels, reduction="sum", **how)
+        count = (counts or self.counts({"labels": labels}))["labels"]
+        return Loss({"labels": (total, count, 1.0)}, {}, None if self.training else {"logits": logits})
+
+    def predictions(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> list[np.ndarray]:
+        """Probabilities (labels,) of each row: of one label or, where there may be several, of each by itself."""
+        logits = outputs["logits"].float()
+        return list((logits.sigmoid() if self.several else logits.softmax(-1)).cpu().numpy())

@@ -1,0 +1,27 @@
+"""What a recipe may say under `loss` for the losses of this package."""
+
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, Field
+
+from launcher.section import Section, freeze
+
+Weights = Annotated[dict[str, Annotated[float, Field(gt=0)]], AfterValidator(freeze)]
+
+
+class Classification(Section):
+    """Cross-entropy for one label a row, binary cross-entropy where a row may have several."""
+
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the target that is spread evenly over all labels (Szegedy et al., arXiv:1512.00567); one label a row only."""
+    class_weights: Literal["balanced"] | Weights | None = None
+    """Weight of a row by its label: {name: weight}, 1 for those left out; balanced: rows / (labels x rows of the label)."""
+
+
+class Regression(Section):
+    """The distance of one number from another."""
+
+    name: Literal["mse", "mae", "huber"] = "mse"
+    """Squared error, absolute error, or squared up to huber_delta and absolute beyond (Huber, 1964)."""
+    huber_delta: Annotated[float, Field(gt=0)] = 1.0
+    """Where huber turns from squared to absolute."""

@@ -1,0 +1,81 @@
+"""What turns texts, pictures or sounds into a model's inputs: a tokenizer, an image processor or a feature extractor."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import transformers
+
+from launcher.errors import EnvironmentProblem, RecipeError
+from launcher.recipe import Recipe
+from launcher.task import Traits
+
+
+def load(recipe: Recipe, traits: Traits) -> Any:
+    """The processor of the recipe's model, with what the recipe changes of it."""
+    return load_tokenizer(recipe) if traits.processor == "tokenizer" else _of_model(recipe, traits)
+
+
+def load_tokenizer(recipe: Recipe) -> Any:
+    """The tokenizer with what the recipe adds to it. Only fast tokenizers know where in the text a token stands."""
+    name = recipe.tokenizer.name_or_path or recipe.model.name_or_path
+    if name is None:
+        raise RecipeError("a model from model.init has no tokenizer of its own", fix="set tokenizer.name_or_path")
+    options = (
+        {"revision": recipe.model.revision} if recipe.tokenizer.name_or_path is None and recipe.model.revision else {}
+    )
+    try:
+        tokenizer = transformers.AutoTokenizer.from_pretrained(
+            name, trust_remote_code=recipe.model.trust_remote_code, **options
+        )
+    except (OSError, ValueError) as error:
+        raise EnvironmentProblem(f"the tokenizer cannot be loaded: {_first_line(error)}", where=str(name)) from error
+    if not tokenizer.is_fast:
+        raise EnvironmentProblem(
+            "this model has only a slow tokenizer", where=str(name), fix="convert it to tokenizer.json"
+        )
+    if recipe.tokenizer.add_tokens:
+        tokenizer.add_tokens(list(recipe.tokenizer.add_tokens))
+    if recipe.tokenizer.pad_token:
+        tokenizer.pad_token = recipe.tokenizer.pad_token
+    if recipe.tokenizer.chat_template:
+        tokenizer.chat_template = _text_of(recipe.tokenizer.chat_template)
+    return tokenizer
+
+
+def tokenizer_of(processor: Any) -> Any:
+    """The processor if it is a tokenizer, else None: there is no vocabulary then."""
+    return processor if hasattr(processor, "backend_tokenizer") else None
+
+
+def pad_token_id(processor: Any) -> int:
+    """What fills a batch. Padding is masked and never a target, so any token does where the tokenizer names none."""
+    names = ("pad_token_id", "eos_token_id")
+    return next((i for i in (getattr(processor, name, None) for name in names) if i is not None), 0)
+
+
+def ingredients(processor: Any) -> list[Any]:
+    """All that decides what it makes of an input, as JSON."""
+    if tokenizer_of(processor) is None:
+        return [processor.to_dict()]
+    return [processor.backend_tokenizer.to_str(), processor.chat_template, dict(processor.special_tokens_map)]
+
+
+def digest(processor: Any) -> str:
+    said = json.dumps(ingredients(processor), sort_keys=True, default=str)
+    return hashlib.sha256(said.encode()).hexdigest()[:12]
+
+
+def _of_model(recipe: Recipe, traits: Traits) -> Any:
+    raise NotImplementedError(traits.processor)
+
+
+def _text_of(template: str) -> str:
+    path = Path(template)
+    is_file = "{" not in template and path.is_file()
+    return path.read_text(encoding="utf-8") if is_file else template
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -1,0 +1,103 @@
+"""The prepared rows of a recipe: read, turned into rows by the task once, or taken from the cache; and what the rows tell."""
+
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from launcher import log, processor
+from launcher.data import sources
+from launcher.data.context import Context, Tools
+from launcher.data.digest import file_digest
+from launcher.data.labels import Labels
+from launcher.data.prepare import Joined, default_cache_dir, prepare
+from launcher.errors import DataError
+from launcher.recipe import Recipe
+from launcher.schema import Source
+
+SPOILED_SHOWN = 5
+SPOILED = "rows skipped because they cannot be used"
+
+
+class Reader:
+    """Makes rows of a recipe's data."""
+
+    def __init__(self, recipe: Recipe, task: ModuleType, used_processor: Any):
+        self.recipe, self.task, self.processor = recipe, task, used_processor
+        self.on_truncate = recipe.data.on_truncate or task.TRAITS.on_truncate
+        given = recipe.data.labels if task.TRAITS.label_column else None
+        self.given = None if given is None else Labels.listed(given)
+
+    def rows(self, which: str, labels: Labels | None = None) -> Joined | None:
+        """Those of data.train or data.eval, None where there is no source. `labels`: those that a row may have; None: as given."""
+        listed = getattr(self.recipe.data, which)
+        if not listed:
+            return None
+        joined = Joined([self._source(source, labels or self.given) for source in listed])
+        log.say(f"data.{which}: " + ", ".join(f"{number:,} {name}" for name, number in joined.counts.items()))
+        return joined
+
+    def context(self, train: Joined) -> Context:
+        """What batches, losses and measurements are made with. Raises DataError where the data has a single label."""
+        labels, counts = self._labels(train)
+        context = Context(self.processor, self.recipe.data, processor.pad_token_id(self.processor), labels, counts, {})
+        head = self.task.rows.head(train, context) if hasattr(self.task.rows, "head") else {}
+        return Context(context.processor, context.data, context.pad_token_id, labels, counts, head)
+
+    def _labels(self, train: Joined) -> tuple[Labels | None, tuple[int, ...]]:
+        column = self.task.TRAITS.label_column
+        if column is None:
+            return None, ()
+        counted = Counter(label for row in train.all(column) for label in row)
+        labels = self.given or Labels.found(counted)
+        if len(labels) < 2:
+            raise DataError(
+                f"the training data has the labels {', '.join(labels.names) or 'of nothing'}, and at least two are needed",
+                where=", ".join(source.path for source in self.recipe.data.train),
+            )
+        if absent := [name for name in labels.names if not counted[name]]:
+            log.say(f"note: no row of data.train has the labels {', '.join(absent)}")
+        return labels, tuple(counted[name] for name in labels.names)
+
+    def _source(self, source: Source, labels: Labels | None) -> Any:
+        data, task = self.recipe.data, self.task
+        ingredients = {
+            "source": [sources.fingerprint(source), source.format, source.split, dict(source.columns)],
+            "processor": processor.ingredients(self.processor),
+            "options": [self.recipe.task, self.on_truncate, data.on_error, *self._data_options()],
+            "labels": labels and [list(labels.names), dict(labels.values)],
+            "task": file_digest(Path(str(task.rows.__file__))),
+        }
+        return prepare(
+            ingredients, lambda counts: self._rows(source, labels, counts), self._cache_dir(), task.rows.COLUMNS
+        )
+
+    def _data_options(self) -> list[Any]:
+        return [getattr(self.recipe.data, key) for key in self.task.TRAITS.data_keys]
+
+    def _cache_dir(self) -> Path:
+        return Path(self.recipe.data.cache_dir) if self.recipe.data.cache_dir else default_cache_dir()
+
+    def _rows(self, source: Source, labels: Labels | None, counts: dict[str, int]) -> Iterator[dict[str, Any]]:
+        tools = Tools(self.processor, self.recipe.data, self.on_truncate, counts, labels)
+        spoiled = _Skipped(tools) if self.recipe.data.on_error == "skip" else None
+        for where, example in sources.examples(source):
+            try:
+                yield from list(self.task.rows.rows(where, example, tools))
+            except DataError as error:
+                if spoiled is None:
+                    raise
+                spoiled(error)
+
+
+class _Skipped:
+    """Counts rows that cannot be used, and says what is wrong with the first ones."""
+
+    def __init__(self, tools: Tools):
+        self._tools = tools
+
+    def __call__(self, error: DataError) -> None:
+        self._tools.count(SPOILED)
+        if self._tools.counts[SPOILED] <= SPOILED_SHOWN:
+            log.say(f"skipped: {error}")

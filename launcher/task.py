@@ -1,0 +1,58 @@
+"""What the machinery asks a task, without importing torch: `TRAITS` in launcher/tasks/<name>/__init__.py."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, NamedTuple, Protocol
+
+Truncation = Literal["error", "drop", "truncate", "split"]
+
+
+class LossChoice(Protocol):
+    """How a fused loss goes through the vocabulary; as text, with why."""
+
+    @property
+    def extra_bytes(self) -> int: ...  # beyond its inputs and the gradients that it returns
+
+
+LossWay = Callable[[int, str, str, str], LossChoice]  # from tokens a micro-batch, precision, model_dtype and device
+
+
+class LossPlan(NamedTuple):
+    """What `objective.plan_loss` of a task says of its loss: the name, why it is this one, and how a fused one is computed."""
+
+    name: str
+    reason: str
+    way: LossWay | None = None
+
+
+@dataclass(frozen=True)
+class Traits:
+    """`auto_class`: of transformers. `formats`: of data (launcher/data/columns.py), the first that fits is taken.
+
+    `metrics` may be asked for under evaluation.metrics; `default_metrics` are measured where a recipe asks for none;
+    `generated_metrics` need generated answers. `data_keys`: keys of `data` that this task reads and others may not.
+    `label_column`: the column of prepared rows whose values are the labels, for tasks that have labels. `has_new_head`: the
+    output layers are learned for this data, so an adapter trains them in full. `unit`: what is counted as seen, the lengths of
+    rows for tokens and rows otherwise. `target_names`: of a batch, what the model is not given; `output_names`: of the model's
+    output, what is compared when an export is proven.
+    """
+
+    auto_class: str
+    formats: tuple[str, ...]
+    metrics: tuple[str, ...]
+    default_metrics: tuple[str, ...]
+    generated_metrics: tuple[str, ...] = ()
+    data_keys: tuple[str, ...] = ("max_length", "on_truncate")
+    processor: Literal["tokenizer", "image_processor", "feature_extractor"] = "tokenizer"
+    on_truncate: Truncation = "truncate"
+    label_column: str | None = None
+    has_new_head: bool = False
+    unit: str = "tokens"
+    target_names: tuple[str, ...] = ("labels",)
+    output_names: tuple[str, ...] = ("logits",)
+    peft_task_type: str | None = None
+
+    @property
+    def packs(self) -> bool:
+        """Whether several rows may share a sequence."""
+        return "packing" in self.data_keys

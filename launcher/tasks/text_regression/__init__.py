@@ -1,0 +1,17 @@
+"""A number for a text or a pair of texts."""
+
+from launcher.objectives.options import Regression
+from launcher.task import Traits
+
+TRAITS = Traits(
+    auto_class="AutoModelForSequenceClassification",
+    formats=("labelled_text",),
+    metrics=("loss", "mse", "rmse", "mae", "pearson", "spearman", "r2"),
+    default_metrics=("loss", "mse", "mae", "pearson", "spearman", "r2"),
+    has_new_head=True,
+    peft_task_type="SEQ_CLS",
+)
+
+
+class Config(Regression):
+    """The options of the loss."""

@@ -1,0 +1,40 @@
+"""What predicted numbers are worth, and which were furthest off."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from launcher.data.context import Context
+from launcher.metrics import Measured, regression
+
+ERRORS_SHOWN = 20
+
+
+def summarize(
+    totals: Mapping[str, tuple[float, float]], predictions: Sequence[float], rows: Any, context: Context
+) -> Measured:
+    predicted = np.asarray(predictions)
+    references = np.asarray([value[0] for value in rows.all("label")])
+    found = regression.regression(predicted, references)
+    worst = np.argsort(-np.abs(predicted - references), kind="stable")[:ERRORS_SHOWN]
+    errors = [_error(rows.read(int(index)), predicted[index]) for index in worst]
+    total, count = totals["values"]
+    return Measured({"loss": total / count, **found.values}, {**found.details, "errors": errors})
+
+
+def said(prediction: float, row: Mapping[str, Any], context: Context) -> dict[str, Any]:
+    """A prediction for people and programs."""
+    return {"value": prediction}
+
+
+def _error(row: Mapping[str, Any], predicted: float) -> dict[str, Any]:
+    shown = f"{row['text']} | {row['text_pair']}" if row["text_pair"] else row["text"]
+    reference = float(row["label"][0])
+    return {
+        "where": row["where"],
+        "input": shown,
+        "reference": f"{reference:g}",
+        "predicted": f"{predicted:.3g}",
+        "off by": f"{predicted - reference:+.3g}",
+    }
