@@ -26,6 +26,7 @@ from launcher.model import DTYPES
 # additions can differ; merging rounds W + BA once to the type of W. A quantised base computes in a type of its own.
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2, torch.float16: 4e-3}
 REFERENCE_TOKENS = 256
+FACTS = "launcher.json"  # in an export: the task and the options of its data, which a Hugging Face folder does not say
 Tensors = dict[str, torch.Tensor]
 
 
@@ -40,13 +41,14 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Trained:
-    """What is exported. `held_out` is a padded batch of rows that the proof runs on."""
+    """What is exported. `held_out` is a padded batch of rows that the proof runs on; `facts` is what `predict` must know besides."""
 
     model: Any
     processor: Any
     task: ModuleType
     adapter: ModuleType
     held_out: dict[str, Any]
+    facts: dict[str, Any]
 
 
 def export(trained: Trained, run_folder: Path, card: str, wanted: Wanted) -> tuple[Path, dict[str, Any] | None]:
@@ -62,6 +64,7 @@ def export(trained: Trained, run_folder: Path, card: str, wanted: Wanted) -> tup
     staged = run_folder / f".export-{secrets.token_hex(4)}"
     try:
         _write(staged, model, trained.processor, card)
+        (staged / FACTS).write_text(json.dumps(trained.facts, indent=1, ensure_ascii=False), encoding="utf-8")
         verdict = None
         if wanted.verify:
             _write_reference(run_folder / "proof", model, trained.task, inputs, outputs, own_error)

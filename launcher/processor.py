@@ -11,10 +11,21 @@ from launcher.errors import EnvironmentProblem, RecipeError
 from launcher.recipe import Recipe
 from launcher.task import Traits
 
+AUTO_CLASSES = {
+    "tokenizer": "AutoTokenizer",
+    "image_processor": "AutoImageProcessor",
+    "feature_extractor": "AutoFeatureExtractor",
+}
+
 
 def load(recipe: Recipe, traits: Traits) -> Any:
     """The processor of the recipe's model, with what the recipe changes of it."""
     return load_tokenizer(recipe) if traits.processor == "tokenizer" else _of_model(recipe, traits)
+
+
+def from_folder(folder: Path, traits: Traits) -> Any:
+    """As an export holds it."""
+    return getattr(transformers, AUTO_CLASSES[traits.processor]).from_pretrained(folder)
 
 
 def load_tokenizer(recipe: Recipe) -> Any:

@@ -31,7 +31,7 @@ class Traits:
 
     `metrics` may be asked for under evaluation.metrics; `default_metrics` are measured where a recipe asks for none;
     `generated_metrics` need generated answers. `data_keys`: keys of `data` that this task reads and others may not.
-    `label_column`: the column of prepared rows whose values are the labels, for tasks that have labels. `has_new_head`: the
+    `reads`: what one input of a prediction is; rows: several columns together. `label_column`: the column of prepared rows whose values are the labels, for tasks that have labels. `has_new_head`: the
     output layers are learned for this data, so an adapter trains them in full. `unit`: what is counted as seen, the lengths of
     rows for tokens and rows otherwise. `target_names`: of a batch, what the model is not given; `output_names`: of the model's
     output, what is compared when an export is proven.
@@ -44,6 +44,7 @@ class Traits:
     generated_metrics: tuple[str, ...] = ()
     data_keys: tuple[str, ...] = ("max_length", "on_truncate")
     processor: Literal["tokenizer", "image_processor", "feature_extractor"] = "tokenizer"
+    reads: Literal["text", "image", "audio", "rows"] = "rows"
     on_truncate: Truncation = "truncate"
     label_column: str | None = None
     has_new_head: bool = False

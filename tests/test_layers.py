@@ -71,7 +71,7 @@ LAYERS = [
         "inventory",
         "remedies",
     },
-    {"loop", "evaluate", "rows", "run", "restore", "story", "unshard", "verify_math", "report"},
+    {"loop", "evaluate", "rows", "predict", "run", "restore", "story", "unshard", "verify_math", "report"},
     {"verbs", "__main__"},
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}

@@ -97,7 +97,9 @@ def of_row(value: Any, tools: Any, where: str) -> tuple[list[str], bool]:
     several = isinstance(value, list | tuple)
     if tools.memory.setdefault("several labels", several) != several:
         kinds = ("one label", "a list of labels")
-        raise DataError(f"{kinds[several]}, and rows before have {kinds[not several]}", where=where, fix="write all rows alike")
+        raise DataError(
+            f"{kinds[several]}, and rows before have {kinds[not several]}", where=where, fix="write all rows alike"
+        )
     names = list(dict.fromkeys(text_of(item, where) for item in (value if several else [value])))
     return [tools.labels.name_of(name, where) if tools.labels else name for name in names], several
 

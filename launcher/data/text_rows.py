@@ -24,7 +24,9 @@ def tokenised(text: str, pair: str | None, tools: Tools, where: str) -> dict[str
         raise DataError("no token is left of the text", where=where, fix="mend the row, or set data.on_error: skip")
     if length > limit:
         if tools.on_truncate == "error":
-            raise DataError(f"{length} tokens, more than data.max_length {limit}", where=where, fix="see data.on_truncate")
+            raise DataError(
+                f"{length} tokens, more than data.max_length {limit}", where=where, fix="see data.on_truncate"
+            )
         if tools.on_truncate == "drop":
             tools.count("rows dropped as too long")
             return None
@@ -51,3 +53,8 @@ def padded(rows: Sequence[Mapping[str, Any]], context: Any) -> dict[str, torch.T
                 batch[name][number, :length] = row[name]
     batch["attention_mask"][:, 0] = 1  # a row that sees nothing at all would be softmax over nothing: NaN
     return {name: torch.from_numpy(array.astype(np.int64, copy=False)) for name, array in batch.items()}
+
+
+def shown(row: Mapping[str, Any]) -> str:
+    """The text, or both, as people read them."""
+    return f"{row['text']} | {row['text_pair']}" if row["text_pair"] else str(row["text"])

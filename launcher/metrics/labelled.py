@@ -22,7 +22,10 @@ def measured(
     references = _references(rows.all("labels"), context)
     measure = classification.multi_label if _several(context) else classification.single_label
     found = measure(scores, references, names)
-    errors = [_error(rows.read(index), scores[index], references[index], context, shown) for index in _worst(scores, references)]
+    errors = [
+        _error(rows.read(index), scores[index], references[index], context, shown)
+        for index in _worst(scores, references)
+    ]
     return Measured({"loss": loss[0] / loss[1], **found.values}, {**found.details, "errors": errors})
 
 

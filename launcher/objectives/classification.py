@@ -44,7 +44,9 @@ def _weights(options: Classification, labels: Labels, counts: tuple[int, ...]) -
         return torch.tensor([total / (len(labels) * count) if count else 1.0 for count in counts])
     if unknown := [name for name in given if name not in labels.numbers]:
         hint = did_you_mean(unknown[0], labels.names)
-        raise RecipeError(f"loss.class_weights: there is no label {unknown[0]}{hint}", fix=f"labels: {', '.join(labels.names)}")
+        raise RecipeError(
+            f"loss.class_weights: there is no label {unknown[0]}{hint}", fix=f"labels: {', '.join(labels.names)}"
+        )
     return torch.tensor([float(given.get(name, 1.0)) for name in labels.names])
 
 

@@ -64,4 +64,6 @@ def test_what_cannot_be_told_is_not_a_number_and_what_is_huge_is_infinite() -> N
     assert all(math.isnan(value) for value in nothing.values())
     broken = summarize({"tokens": (math.nan, 4.0), "token_accuracy": (1.0, 4.0)}, [], None, None).values
     assert math.isnan(broken["perplexity"]), "a broken loss is not an infinite perplexity"
-    assert summarize({"tokens": (1e6, 1.0), "token_accuracy": (0.0, 1.0)}, [], None, None).values["perplexity"] == math.inf
+    assert (
+        summarize({"tokens": (1e6, 1.0), "token_accuracy": (0.0, 1.0)}, [], None, None).values["perplexity"] == math.inf
+    )

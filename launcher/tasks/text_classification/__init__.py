@@ -18,13 +18,14 @@ TRAITS = Traits(
         "auroc",
         "mcc",
         "subset_accuracy",
-        "hamming_accuracy",
+        "hamming_loss",
         "precision_micro",
         "recall_micro",
     ),
     default_metrics=("loss", "accuracy", "subset_accuracy", "f1_macro", "f1_micro"),
     label_column="labels",
     has_new_head=True,
+    reads="text",
     peft_task_type="SEQ_CLS",
 )
 

@@ -1,10 +1,11 @@
 """What predicted labels of texts are worth, and which were wrong."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from launcher.data import text_rows
 from launcher.data.context import Context
 from launcher.metrics import Measured, labelled
 
@@ -12,13 +13,12 @@ from launcher.metrics import Measured, labelled
 def summarize(
     totals: Mapping[str, tuple[float, float]], predictions: Sequence[np.ndarray], rows: Any, context: Context
 ) -> Measured:
-    return labelled.measured(totals["labels"], predictions, rows, context, _shown)
+    return labelled.measured(totals["labels"], predictions, rows, context, text_rows.shown)
 
 
-def said(prediction: np.ndarray, row: Mapping[str, Any], context: Context) -> dict[str, Any]:
-    """A prediction for people and programs."""
-    return labelled.said(prediction, context)
-
-
-def _shown(row: Mapping[str, Any]) -> str:
-    return f"{row['text']} | {row['text_pair']}" if row["text_pair"] else row["text"]
+def said(
+    predictions: Sequence[np.ndarray], rows: Sequence[Mapping[str, Any]], context: Context
+) -> Iterator[dict[str, Any]]:
+    """Predictions for people and programs."""
+    for prediction, row in zip(predictions, rows, strict=True):
+        yield {"input": text_rows.shown(row), **labelled.said(prediction, context)}

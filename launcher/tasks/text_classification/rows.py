@@ -37,8 +37,6 @@ def head(train: Any, context: Context) -> dict[str, Any]:
     return labels.head(train, context)
 
 
-def collate(
-    units: Sequence[Sequence[int]], read: Callable[..., Mapping[str, Any]], context: Context
-) -> dict[str, Any]:
+def collate(units: Sequence[Sequence[int]], read: Callable[..., Mapping[str, Any]], context: Context) -> dict[str, Any]:
     found = [read(int(index), [*text_rows.INPUTS, "labels"]) for unit in units for index in unit]
     return {**text_rows.padded(found, context), "labels": labels.targets([row["labels"] for row in found], context)}

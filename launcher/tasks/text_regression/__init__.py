@@ -9,6 +9,7 @@ TRAITS = Traits(
     metrics=("loss", "mse", "rmse", "mae", "pearson", "spearman", "r2"),
     default_metrics=("loss", "mse", "mae", "pearson", "spearman", "r2"),
     has_new_head=True,
+    reads="text",
     peft_task_type="SEQ_CLS",
 )
 

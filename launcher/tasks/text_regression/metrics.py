@@ -1,10 +1,11 @@
 """What predicted numbers are worth, and which were furthest off."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from launcher.data import text_rows
 from launcher.data.context import Context
 from launcher.metrics import Measured, regression
 
@@ -23,17 +24,17 @@ def summarize(
     return Measured({"loss": total / count, **found.values}, {**found.details, "errors": errors})
 
 
-def said(prediction: float, row: Mapping[str, Any], context: Context) -> dict[str, Any]:
-    """A prediction for people and programs."""
-    return {"value": prediction}
+def said(predictions: Sequence[float], rows: Sequence[Mapping[str, Any]], context: Context) -> Iterator[dict[str, Any]]:
+    """Predictions for people and programs."""
+    for prediction, row in zip(predictions, rows, strict=True):
+        yield {"input": text_rows.shown(row), "value": round(prediction, 6)}
 
 
 def _error(row: Mapping[str, Any], predicted: float) -> dict[str, Any]:
-    shown = f"{row['text']} | {row['text_pair']}" if row["text_pair"] else row["text"]
     reference = float(row["label"][0])
     return {
         "where": row["where"],
-        "input": shown,
+        "input": text_rows.shown(row),
         "reference": f"{reference:g}",
         "predicted": f"{predicted:.3g}",
         "off by": f"{predicted - reference:+.3g}",

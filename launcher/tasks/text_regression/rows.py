@@ -36,7 +36,9 @@ def number(value: Any, where: str) -> float:
         found = math.nan
     if not math.isfinite(found):
         raise DataError(
-            f"a label must be a finite number, not {value!r}", where=where, fix="mend the row, or set data.on_error: skip"
+            f"a label must be a finite number, not {value!r}",
+            where=where,
+            fix="mend the row, or set data.on_error: skip",
         )
     return found
 
@@ -46,9 +48,7 @@ def head(train: Any, context: Context) -> dict[str, Any]:
     return {"num_labels": 1, "problem_type": "regression"}
 
 
-def collate(
-    units: Sequence[Sequence[int]], read: Callable[..., Mapping[str, Any]], context: Context
-) -> dict[str, Any]:
+def collate(units: Sequence[Sequence[int]], read: Callable[..., Mapping[str, Any]], context: Context) -> dict[str, Any]:
     found = [read(int(index), [*text_rows.INPUTS, "label"]) for unit in units for index in unit]
     values = [row["label"][0] if len(row["label"]) else math.nan for row in found] or [math.nan]
     return {**text_rows.padded(found, context), "labels": torch.tensor(values, dtype=torch.float32)}

@@ -1,0 +1,107 @@
+"""Predictions with an export: what plain transformers loads, put to new inputs. Needs neither the data nor the run."""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+import transformers
+
+from launcher import parts, processor
+from launcher.data.context import Context, Tools
+from launcher.data.labels import Labels
+from launcher.errors import EnvironmentProblem
+from launcher.export import FACTS
+from launcher.schema import Data
+
+ROWS_AT_ONCE = 512  # that are read before they are predicted
+
+
+def facts(recipe: Any) -> dict[str, Any]:
+    """What a prediction must know of the recipe, for the export. Dumping is not reading, see `Recipe.start_audit`."""
+    traits = parts.load("tasks", recipe.task).TRAITS
+    data = recipe.data.model_dump(mode="json", include=set(traits.data_keys))
+    return {"task": recipe.task, "data": data, "loss": recipe.loss.model_dump(mode="json")}
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """A model with its task, ready to predict."""
+
+    task: ModuleType
+    objective: Any
+    context: Context
+    device: torch.device
+
+    @classmethod
+    def of(cls, export: Path) -> "Predictor":
+        """From the folder of an export; an adapter is put beside its base model."""
+        known = _facts(export)
+        task = parts.load_whole("tasks", known["task"])
+        used = processor.from_folder(export, task.TRAITS)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        model = _model(export, task).to(device).eval()
+        head = {name: getattr(model.config, name, None) for name in ("id2label", "problem_type", "num_labels")}
+        labels = (
+            Labels.found(())
+            if task.TRAITS.label_column is None
+            else Labels.listed(list(model.config.id2label.values()))
+        )
+        data = Data.model_validate({name: value for name, value in known["data"].items() if value is not None})
+        context = Context(used, data, processor.pad_token_id(used), labels, (), head)
+        options = task.Config.model_validate(known["loss"])
+        return cls(task, task.objective.build(model, options, context), context, device)
+
+    def predict(self, examples: Iterable[tuple[str, Mapping[str, Any]]], batch_size: int) -> Iterator[dict[str, Any]]:
+        """One answer for each (where, example), in order, with what it is about."""
+        numbered = iter(examples)
+        while some := list(islice(numbered, ROWS_AT_ONCE)):
+            yield from self._of(some, batch_size)
+
+    def _of(self, examples: list[tuple[str, Mapping[str, Any]]], batch_size: int) -> Iterator[dict[str, Any]]:
+        tools = Tools(self.context.processor, self.context.data, "truncate", {}, labelled=False)
+        rows = [row for where, example in examples for row in self.task.rows.rows(where, example, tools)]
+        predictions: dict[int, Any] = {}
+        by_length = sorted(range(len(rows)), key=lambda index: -len(rows[index].get("input_ids", ())))
+        for start in range(0, len(rows), batch_size):
+            indices = by_length[start : start + batch_size]
+            predictions.update(zip(indices, self._batch(rows, indices), strict=True))
+        yield from self.task.metrics.said([predictions[index] for index in range(len(rows))], rows, self.context)
+
+    @torch.no_grad()
+    def _batch(self, rows: list[dict[str, Any]], indices: list[int]) -> list[Any]:
+        def read(index: int, names: Iterable[str] | None = None) -> dict[str, Any]:
+            return {name: rows[index][name] for name in names or rows[index]}
+
+        batch = self.task.rows.collate([[index] for index in indices], read, self.context)
+        batch = {name: tensor.to(self.device) for name, tensor in batch.items()}
+        predictions: list[Any] = self.objective.predictions(self.objective(**batch).outputs, batch)
+        return predictions
+
+
+def _facts(export: Path) -> dict[str, Any]:
+    try:
+        known: dict[str, Any] = json.loads((export / FACTS).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise EnvironmentProblem(
+            f"no {FACTS} that can be read, so this is not an export of the launcher ({error})",
+            where=str(export),
+            fix="name a run folder with export/, or an export; `launcher export RUN` writes one",
+        ) from None
+    return known
+
+
+def _model(export: Path, task: ModuleType) -> Any:
+    auto_class = getattr(transformers, task.TRAITS.auto_class)
+    if not (export / "adapter_config.json").exists():
+        return auto_class.from_pretrained(export)
+    import peft
+
+    base = json.loads((export / "adapter_config.json").read_text())["base_model_name_or_path"]
+    config = transformers.AutoConfig.from_pretrained(export)
+    model = auto_class.from_pretrained(base, config=config, ignore_mismatched_sizes=True)
+    return peft.PeftModel.from_pretrained(model, export)

@@ -1,0 +1,92 @@
+"""Predict with a run's export: texts, data files, pictures or sounds in, one JSON object a line out.
+
+An INPUT is a file or folder of the task's data (jsonl, csv, pictures...), a .txt file with a text a line, or a text itself.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("run", metavar="RUN", help="run folder, or the folder of an export")
+    parser.add_argument("inputs", nargs="+", metavar="INPUT", help="what to predict for")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write here (default: standard output)")
+    parser.add_argument(
+        "--columns", default="", metavar="OURS=THEIRS,...", help="columns of the files, for example text=review"
+    )
+    parser.add_argument("--format", help="format of the files (default: found out)")
+    parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="rows at once (default: 16)")
+    parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="write pictures with what was found drawn in")
+
+
+def run(args: argparse.Namespace) -> int:
+    from launcher import log
+
+    log.set_up(1)
+    from launcher.predict import Predictor
+
+    folder = Path(args.run)
+    predictor = Predictor.of(folder / "export" if (folder / "export").is_dir() else folder)
+    answers = predictor.predict(_examples(args, predictor), args.batch_size)
+    if args.pictures is not None:
+        answers = _with_pictures(predictor, answers, args.pictures)
+    if args.output is None:
+        for answer in answers:
+            print(json.dumps(answer, ensure_ascii=False), flush=True)
+    else:
+        _write(args.output, answers)
+    return 0
+
+
+def _examples(args: argparse.Namespace, predictor: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+    from launcher.data import sources
+    from launcher.errors import RecipeError
+    from launcher.schema import Source
+
+    traits = predictor.task.TRAITS
+    columns = dict(pair.partition("=")[::2] for pair in args.columns.split(",") if pair)
+    for given in args.inputs:
+        path = Path(given)
+        if traits.reads == "text" and path.suffix == ".txt" and path.is_file():
+            lines = path.read_text(encoding="utf-8-sig").splitlines()
+            yield from ((f"{given}:{number}", {"text": line}) for number, line in enumerate(lines, 1) if line.strip())
+        elif traits.reads in ("image", "audio") and path.suffix.lower() in MEDIA[traits.reads]:
+            yield given, {traits.reads: str(path.resolve())}
+        elif path.exists():
+            source = Source.model_validate({"path": given, "columns": columns, "format": args.format})
+            yield from sources.examples(source, traits.formats, labelled=False)
+        elif traits.reads == "text":
+            yield "command line", {"text": given}
+        else:
+            raise RecipeError(
+                f"there is no file {given}", fix=f"{predictor.task.__name__.rpartition('.')[2]} reads files"
+            )
+
+
+def _with_pictures(predictor: Any, answers: Iterator[dict[str, Any]], folder: Path) -> Iterator[dict[str, Any]]:
+    raise NotImplementedError
+
+
+def _write(path: Path, answers: Iterator[dict[str, Any]]) -> None:
+    """Beside it first, so that half of the answers are never taken for all."""
+    import os
+
+    from launcher.errors import StorageError
+
+    staged = path.with_name(f".{path.name}.partial")
+    try:
+        with staged.open("w", encoding="utf-8") as lines:
+            number = 0
+            for answer in answers:
+                lines.write(json.dumps(answer, ensure_ascii=False) + "\n")
+                number += 1
+        os.replace(staged, path)
+    except OSError as error:
+        raise StorageError(f"the answers could not be written: {error}", where=str(path)) from error
+    finally:
+        staged.unlink(missing_ok=True)
+    print(f"{path}: {number:,} answers", file=sys.stderr)
