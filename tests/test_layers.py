@@ -18,6 +18,7 @@ LAYERS = [
         "parts",
         "schedules",
         "data",
+        "metrics",
         "heads",
         "shards",
         "losses",

@@ -1,12 +1,8 @@
 """Language-model metrics from reduced sums, and the word overlap of generated answers."""
 
 import math
-import re
-from collections import Counter
 
-_CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{_CJK}]|[^\s{_CJK}]+")
-_PUNCTUATION = re.compile(r"[^\w\s]|_")
+from launcher.metrics import squad
 
 
 def summarize(totals: dict[str, tuple[float, float]]) -> dict[str, float]:
@@ -20,21 +16,8 @@ def summarize(totals: dict[str, tuple[float, float]]) -> dict[str, float]:
 
 
 def score(answer: str, reference: str) -> float:
-    """F1 of the words that two texts share, order aside, 0 to 1: SQuAD's rule (arXiv:1606.05250, section 6.1).
-
-    Case, punctuation and articles do not count. A Chinese or Japanese character is a word (as in arXiv:1810.07366).
-    """
-    given, wanted = _words(answer), _words(reference)
-    shared = sum((Counter(given) & Counter(wanted)).values())
-    if not shared:
-        return float(given == wanted)
-    precision, recall = shared / len(given), shared / len(wanted)
-    return 2 * precision * recall / (precision + recall)
-
-
-def _words(text: str) -> list[str]:
-    words = _WORD.findall(_PUNCTUATION.sub("", text.lower()))
-    return [word for word in words if word not in ("a", "an", "the")]
+    """F1 of the words that two texts share, order aside, 0 to 1, as questions are scored (`launcher.metrics.squad`)."""
+    return squad.word_f1(answer, reference)
 
 
 def _mean(pair: tuple[float, float]) -> float:
