@@ -41,7 +41,7 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Trained:
-    """What is exported. `held_out` is a padded batch of rows that the proof runs on; `facts` is what `predict` must know besides."""
+    """What is exported. `held_out` is a padded batch of rows for the proof; `facts` is what `predict` must know besides."""
 
     model: Any
     processor: Any

@@ -27,11 +27,12 @@ class LossPlan(NamedTuple):
 
 @dataclass(frozen=True)
 class Traits:
-    """`auto_class`: of transformers. `formats`: of data (launcher/data/columns.py), the first that fits is taken.
+    """`auto_class`: of transformers. `formats`: of data (launcher/data/formats), the likeliest first.
 
     `metrics` may be asked for under evaluation.metrics; `default_metrics` are measured where a recipe asks for none;
     `generated_metrics` need generated answers. `data_keys`: keys of `data` that this task reads and others may not.
-    `reads`: what one input of a prediction is; rows: several columns together. `label_column`: the column of prepared rows whose values are the labels, for tasks that have labels. `has_new_head`: the
+    `reads`: what one input of a prediction is; rows: several columns together. `on_truncate`: where the recipe does not say.
+    `label_column`: the column of prepared rows whose values are the labels, for tasks that have labels. `has_new_head`: the
     output layers are learned for this data, so an adapter trains them in full. `unit`: what is counted as seen, the lengths of
     rows for tokens and rows otherwise. `target_names`: of a batch, what the model is not given; `output_names`: of the model's
     output, what is compared when an export is proven.

@@ -1,12 +1,56 @@
-"""What is measured of predictions against references: pure functions, one file a kind of task."""
+"""What predictions are worth against references: pure functions, numpy in, `Measured` out. They never print.
 
+| metrics | from | range | better |
+| --- | --- | --- | --- |
+| accuracy; top5_, subset_, token_, pixel_, mean_accuracy | classes, tags, pixels | 0 to 1 | greater |
+| precision, recall, f1 and their _micro, _macro, _weighted | classes, tags, spans | 0 to 1 | greater |
+| exact_match, f1, HasAns_exact, HasAns_f1, NoAns_exact, NoAns_f1 | answers | 0 to 1 | greater |
+| auroc | ranking by score | 0 to 1 | greater |
+| mcc, pearson, spearman, r2 | correlation | at most 1 | greater |
+| mean_iou, mean_dice and their _per_image; map, map_50, ..., mar_100 | pixels, boxes | 0 to 1 | greater |
+| bleu, chrf | sacrebleu | 0 to 100 | greater |
+| rouge1, rouge2, rougeL | rouge_score | 0 to 1 | greater |
+| mse, mae, rmse, hamming_loss, loss, perplexity | errors | 0 and above | lower |
+
+A metric that cannot be told (a correlation with a constant, an average precision without a reference) is left out of
+`values`, and a line of `details["notes"]` says why: a value is always finite. A ratio of nothing to nothing, such as the
+precision of a class that was never predicted, is 0, as in scikit-learn.
+"""
+
+import math
 from typing import Any, NamedTuple
 
-LOWER_IS_BETTER = frozenset({"loss", "perplexity", "mse", "mae", "rmse"})  # of all others, more is better
+LOWER_IS_BETTER = frozenset({"loss", "perplexity", "mse", "mae", "rmse", "hamming_loss"})
 
 
 class Measured(NamedTuple):
-    """`values`: metric name -> a finite number. `details`: JSON for people, shown by the report."""
+    """`values`: metric name (without `eval/`) -> finite number. `details`: JSON for people, each key only where it applies.
+
+    * `confusion_matrix`: {"labels": [str], "counts": [[int]]}, `counts[reference][predicted]`
+    * `table`: {"columns": [str], "rows": [[str | number | None]]}, one row a class; None is a number that cannot be told
+    * `curves`: [{"title", "x", "y", "lines": [{"name", "points": [[x, y]]}]}], at most 200 points a line
+    * `errors`: [{"where", "input", "reference", "predicted", "confidence"}], worst first, at most 20: the tasks add them
+    * `pictures`: [{"file", "where", "caption"}], files relative to the run folder, at most 12: the tasks add them
+    * `notes`: [str], what was left out and why, and how a library was set
+    """
 
     values: dict[str, float]
     details: dict[str, Any]
+
+
+def finite(values: dict[str, float], details: dict[str, Any], notes: list[str]) -> Measured:
+    """The measurement without what is not a finite number, and with a note for each of those."""
+    kept = {name: float(value) for name, value in values.items() if math.isfinite(value)}
+    notes = notes + [f"{name} is left out: it is {values[name]}" for name in values if name not in kept]
+    return Measured(kept, {**details, "notes": notes} if notes else details)
+
+
+def nothing(reason: str) -> Measured:
+    """The measurement of what cannot be measured: no values and the reason."""
+    return Measured({}, {"notes": [f"nothing is measured: {reason}"]})
+
+
+def named(names: list[str], most: int = 5) -> str:
+    """A few names for a note: `a, b, c, d, e and 7 more`."""
+    more = len(names) - most
+    return ", ".join(names[:most]) + (f" and {more} more" if more > 0 else "")

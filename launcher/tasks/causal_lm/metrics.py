@@ -1,17 +1,11 @@
 """Language-model metrics from reduced sums, and the word overlap of generated answers."""
 
 import math
-import re
-from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 from launcher.data.context import Context
-from launcher.metrics import Measured
-
-_CJK = r"\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
-_WORD = re.compile(rf"[{_CJK}]|[^\s{_CJK}]+")
-_PUNCTUATION = re.compile(r"[^\w\s]|_")
+from launcher.metrics import Measured, squad
 
 
 def summarize(
@@ -34,21 +28,8 @@ def scored_answers(answers: Sequence[str], references: Sequence[str]) -> dict[st
 
 
 def score(answer: str, reference: str) -> float:
-    """F1 of the words that two texts share, order aside, 0 to 1: SQuAD's rule (arXiv:1606.05250, section 6.1).
-
-    Case, punctuation and articles do not count. A Chinese or Japanese character is a word (as in arXiv:1810.07366).
-    """
-    given, wanted = _words(answer), _words(reference)
-    shared = sum((Counter(given) & Counter(wanted)).values())
-    if not shared:
-        return float(given == wanted)
-    precision, recall = shared / len(given), shared / len(wanted)
-    return 2 * precision * recall / (precision + recall)
-
-
-def _words(text: str) -> list[str]:
-    words = _WORD.findall(_PUNCTUATION.sub("", text.lower()))
-    return [word for word in words if word not in ("a", "an", "the")]
+    """F1 of the words that two texts share, order aside, 0 to 1, as questions are scored (`launcher.metrics.squad`)."""
+    return squad.word_f1(answer, reference)
 
 
 def _mean(pair: tuple[float, float]) -> float:
