@@ -40,7 +40,7 @@ class Exam:
         scored = bool(set(section.metrics) & set(task.GENERATED_METRICS))
         number = section.generate_rows if scored else NUM_SAMPLES
         listed = recipe.data.eval or recipe.data.train
-        examples = (example for source in listed for _, example in sources.examples(source))
+        examples = (example for source in listed for _, example in sources.examples(source, task.FORMATS))
         questions = task.answers.questions(islice(examples, number), tokenizer)
         return cls(task, tokenizer, questions, section.max_new_tokens, scored)
 

@@ -270,5 +270,5 @@ def _rows(
     task: ModuleType, tokenizer: Any, data: Any, source: Any, counts: dict[str, int]
 ) -> Iterator[dict[str, list[int]]]:
     tools = task.rows.Tools(tokenizer, data, counts)
-    for where, example in sources.examples(source):
+    for where, example in sources.examples(source, task.FORMATS):
         yield from task.rows.rows(where, example, tools)

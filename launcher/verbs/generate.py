@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> int:
     log.set_up(1)
     ready = restore(Path(args.run), args.step)
     tokenizer = ready.prepared.tokenizer
-    _, trained_on = next(sources.examples(ready.recipe.data.train[0]))
+    _, trained_on = next(sources.examples(ready.recipe.data.train[0], ready.task.FORMATS))
     questions = [ready.task.answers.ask(prompt, trained_on, tokenizer) for prompt in prompts]
     answers = partial(
         ready.task.answers.answers,

@@ -9,6 +9,7 @@ from typing import Literal
 from launcher.schema import Section
 
 AUTO_CLASS = "AutoModelForCausalLM"
+FORMATS = ("messages", "prompt_completion", "text")
 METRICS = ("loss", "perplexity", "token_accuracy", "token_f1")
 GENERATED_METRICS = ("token_f1",)
 
