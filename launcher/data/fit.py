@@ -15,12 +15,19 @@ Finding = tuple[str, str]  # key of the source and what is wrong with it
 
 
 def detect(source: Source, formats: Sequence[str], labelled: bool = True) -> str | None:
-    """`source.format`, or else the first of `formats` that the local data fits, those first of which `columns` names one;
-    None where it fits none, or is not here."""
+    """`source.format`, or else the first of `formats` that the local data fits; None where it fits none, or is not here.
+
+    First come those of which `columns` names one; and a folder is rather one thing than a folder of many files.
+    """
     if source.format is not None:
         return source.format
-    found = fitting(source, formats, labelled)
-    return min(found, key=lambda name: not set(needed(name)) & set(source.columns), default=None)
+
+    def unlikeliness(name: str) -> tuple[bool, bool]:
+        layout = FORMATS[name].layout
+        is_mapped = bool(set(needed(name)) & set(source.columns))
+        return not is_mapped, layout is not None and not layout.is_folder and Path(source.path).is_dir()
+
+    return min(fitting(source, formats, labelled), key=unlikeliness, default=None)
 
 
 def fitting(source: Source, formats: Sequence[str], labelled: bool = True) -> list[str]:

@@ -71,24 +71,26 @@ def files(source: Source, layout: Layout | None = None) -> list[Path]:
     return found
 
 
-def fingerprint(source: Source) -> list[str]:
+def fingerprint(source: Source, formats: Sequence[str] = tuple(FORMATS)) -> list[str]:
     """Words that change when a source's examples do: the keys that say how it is read, and each file's reader and hash,
-    the pictures and sounds included; or the hub data set's revision."""
+    the pictures and sounds included; or the hub data set's revision. `formats` are those that it may have."""
     keys = [source.format, source.split, source.columns, source.header, source.defaults]
-    return [json.dumps(keys, sort_keys=True), *(_local(source) if Path(source.path).exists() else _hub(source))]
+    return [
+        json.dumps(keys, sort_keys=True),
+        *(_local(source, formats) if Path(source.path).exists() else _hub(source)),
+    ]
 
 
-def _local(source: Source) -> list[str]:
-    """Of all formats that the source could have, where it does not say: rather too much than too little."""
-    names = [source.format] if source.format else fitting(source, tuple(FORMATS), labelled=False)
+def _local(source: Source, formats: Sequence[str]) -> list[str]:
+    """Of all formats that the source fits, where it does not say: rather too much than too little."""
+    names = [source.format] if source.format else fitting(source, formats, labelled=False)
     layouts = {FORMATS[name].layout for name in names} or {None}
     words = [
         f"{file.suffix} {file_digest(file)}"
         for file in sorted({file for one in layouts for file in files(source, one)})
     ]
     media = {file for name in names if FORMATS[name].has_media for file in _media(source, name)}
-    path = Path(source.path)
-    return [*words, media_digest(media, Path(source.media or (path if path.is_dir() else path.parent)))]
+    return [*words, media_digest(media, _folder(source, Path(source.path)))] if media else words
 
 
 def _media(source: Source, name: str) -> Iterator[Path]:
@@ -145,7 +147,7 @@ def _rows(source: Source, name: str | None, labelled: bool) -> Iterator[tuple[Pa
     layout = FORMATS[name].layout if name else None
     local = [Path(source.path)] if layout and layout.is_folder else files(source, layout)
     for path in local:
-        folder = Path(source.media or (path if path.is_dir() else path.parent))
+        folder = _folder(source, path)
         rows = layout.read(path, source, labelled) if layout else readers.read(path, source.header or ())
         try:
             yield from ((folder, where, row) for where, row in rows)
@@ -155,6 +157,11 @@ def _rows(source: Source, name: str | None, labelled: bool) -> Iterator[tuple[Pa
             raise DataError(f"cannot be read: {error.strerror or error}", where=str(path)) from None
     if not local:
         yield from ((Path(), where, row) for where, row in _hub_rows(source))
+
+
+def _folder(source: Source, path: Path) -> Path:
+    """That names of pictures and sounds in `path` are relative to."""
+    return Path(source.media or (path if path.is_dir() else path.parent))
 
 
 def _hub_rows(source: Source) -> Iterator[Read]:
