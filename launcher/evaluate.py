@@ -44,7 +44,7 @@ class Exam:
         scored = bool(set(section.metrics or task.TRAITS.default_metrics) & set(task.TRAITS.generated_metrics))
         number = section.generate_rows if scored else NUM_SAMPLES
         listed = recipe.data.eval or recipe.data.train
-        examples = (example for source in listed for _, example in sources.examples(source))
+        examples = (example for source in listed for _, example in sources.examples(source, task.TRAITS.formats))
         questions = task.answers.questions(islice(examples, number), context.processor)
         return cls(task, context, questions, section.max_new_tokens, scored)
 

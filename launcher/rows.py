@@ -63,7 +63,7 @@ class Reader:
     def _source(self, source: Source, labels: Labels | None) -> Any:
         data, task = self.recipe.data, self.task
         ingredients = {
-            "source": [sources.fingerprint(source), source.format, source.split, dict(source.columns)],
+            "source": sources.fingerprint(source, task.TRAITS.formats),
             "processor": processor.ingredients(self.processor),
             "options": [self.recipe.task, self.on_truncate, data.on_error, *self._data_options()],
             "labels": labels and [list(labels.names), dict(labels.values)],
@@ -82,7 +82,7 @@ class Reader:
     def _rows(self, source: Source, labels: Labels | None, counts: dict[str, int]) -> Iterator[dict[str, Any]]:
         tools = Tools(self.processor, self.recipe.data, self.on_truncate, counts, labels)
         spoiled = _Skipped(tools) if self.recipe.data.on_error == "skip" else None
-        for where, example in sources.examples(source):
+        for where, example in sources.examples(source, self.task.TRAITS.formats, spoiled):
             try:
                 yield from list(self.task.rows.rows(where, example, tools))
             except DataError as error:

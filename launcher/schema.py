@@ -96,15 +96,21 @@ class Source(Section):
     """One data set: a file, a folder or a hub name."""
 
     path: Text
-    """File (jsonl, json, csv, tsv, parquet, txt), folder of such files, or hub name `owner/name`."""
-    format: Literal["messages", "prompt_completion", "text"] | None = None
-    """What a row holds; null finds out from the columns."""
+    """File (jsonl, json, csv, tsv, parquet, txt), folder of such files, or hub name `owner/name`; or as `format` says."""
+    format: str | None = None
+    """What it holds, one of the task's formats; null finds out from the columns, the suffix or the folder."""
+    header: tuple[str, ...] | None = None
+    """Column names of csv and tsv files that have no header line."""
     split: str | None = None
     """Split of a hub data set, slices allowed: train[:1%]."""
     weight: float = Field(default=1.0, gt=0)
     """How often its rows are drawn, relative to the other sources."""
     columns: FrozenNames = FrozenDict()
     """Our column name -> the file's: {prompt: question, completion: answer}."""
+    defaults: FrozenMapping = FrozenDict()
+    """Our column name -> value for rows that leave the column out or hold null: {label: []}."""
+    media: Text | None = None
+    """Folder that names of pictures or sounds are relative to; null: the data file's own."""
     name: str | None = None
     """Configuration of a hub data set."""
 

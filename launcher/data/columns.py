@@ -8,26 +8,29 @@ import csv
 import itertools
 import json
 import re
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-Format = Literal["messages", "prompt_completion", "text"]
+from launcher.data.formats import FORMATS, all_columns, needed
+from launcher.data.readers import TABLES
 
-FORMAT_COLUMNS: dict[Format, tuple[str, ...]] = {
-    "messages": ("messages",),
-    "prompt_completion": ("prompt", "completion"),
-    "text": ("text",),
-}
-OUR_COLUMNS = tuple(itertools.chain.from_iterable(FORMAT_COLUMNS.values()))
+OUR_COLUMNS = all_columns(FORMATS)
 ROWS_LOOKED_AT = 100
 
 
-def detect_format(column_names: Collection[str], columns_mapping: Mapping[str, str]) -> Format | None:
-    """The first format whose columns are all there; `columns_mapping` is {our name: the file's name}."""
-    present = {name for name in OUR_COLUMNS if columns_mapping.get(name, name) in column_names}
-    mapped_first = sorted(FORMAT_COLUMNS, key=lambda name: not set(FORMAT_COLUMNS[name]) & set(columns_mapping))
-    return next((name for name in mapped_first if set(FORMAT_COLUMNS[name]) <= present), None)
+def detect_format(
+    column_names: Collection[str],
+    columns_mapping: Mapping[str, str],
+    formats: Iterable[str] = tuple(FORMATS),
+    defaults: Collection[str] = (),
+    labelled: bool = True,
+) -> str | None:
+    """The first format of rows whose columns are all there or have a default; `columns_mapping` is {our name: the file's}."""
+    rows = [name for name in formats if FORMATS[name].layout is None]
+    rows.sort(key=lambda name: not set(needed(name)) & set(columns_mapping))  # those that are mapped come first
+    present = {name for name in OUR_COLUMNS if name in defaults or columns_mapping.get(name, name) in column_names}
+    return next((name for name in rows if set(needed(name, labelled)) <= present), None)
 
 
 def data_files(path: Path) -> list[Path]:
@@ -37,12 +40,16 @@ def data_files(path: Path) -> list[Path]:
     return sorted(file for file in path.rglob("*") if file.suffix in LOOKUPS and file.is_file())
 
 
-def column_names(file: Path) -> list[str]:
-    """Column names of one data file. Raises ValueError with the reason when the file does not hold rows."""
+def column_names(file: Path, header: Sequence[str] = ()) -> list[str]:
+    """Column names of one data file; `header` stands in for a header line that a csv or tsv file lacks.
+
+    Raises ValueError with the reason when the file does not hold rows.
+    """
     if file.suffix not in LOOKUPS:
         raise ValueError(f"no reader for {file.suffix or 'files without a suffix'}; use one of {', '.join(LOOKUPS)}")
     try:
-        return LOOKUPS[file.suffix](file)
+        found = LOOKUPS[file.suffix](file)
+        return list(header) if header and file.suffix in TABLES else found
     except UnicodeDecodeError:
         raise ValueError("is not UTF-8 text") from None
     except OSError as error:
@@ -50,7 +57,7 @@ def column_names(file: Path) -> list[str]:
 
 
 def _jsonl(file: Path) -> list[str]:
-    with file.open(encoding="utf-8") as lines:
+    with file.open(encoding="utf-8-sig") as lines:
         numbered = ((number, line) for number, line in enumerate(lines, 1) if line.strip())
         return _names([_row(line, number) for number, line in itertools.islice(numbered, ROWS_LOOKED_AT)])
 
@@ -64,7 +71,7 @@ def _row(line: str, number: int) -> Any:
 
 def _json(file: Path) -> list[str]:
     """First object of the array: enough of the file is read to hold it, never all of a large one."""
-    with file.open(encoding="utf-8") as text:
+    with file.open(encoding="utf-8-sig") as text:
         head = text.read(1 << 16)
         while (start := _ARRAY.match(head)) is not None:
             try:
@@ -90,7 +97,7 @@ def _names(rows: list[Any]) -> list[str]:
 
 
 def _csv(file: Path, delimiter: str = ",") -> list[str]:
-    with file.open(encoding="utf-8", newline="") as text:
+    with file.open(encoding="utf-8-sig", newline="") as text:
         header = next(csv.reader(text, delimiter=delimiter), None)
     if not header:
         raise ValueError("has no header line")

@@ -7,18 +7,22 @@ exists becomes absolute, so that the resolved recipe means the same from everywh
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 
-from launcher.data.columns import FORMAT_COLUMNS, LOOKUPS, OUR_COLUMNS, Format, column_names, data_files, detect_format
+from launcher import parts
+from launcher.data.columns import LOOKUPS, column_names, data_files
+from launcher.data.fit import detect, misfits
+from launcher.data.formats import FORMATS, all_columns, in_words, mapping_of, needed
 from launcher.recipe.layers import near_file
 from launcher.recipe.yaml_source import Node, Problem
 from launcher.schema import Sections, Source
 from launcher.suggest import did_you_mean
 
-FOLDERS = ("model.name_or_path", "tokenizer.name_or_path")
+MEDIA = ("data.train.*.media", "data.eval.*.media")
+FOLDERS = ("model.name_or_path", "tokenizer.name_or_path", *MEDIA)
 FILES = ("model.init", "tokenizer.chat_template", "distributed.deepspeed_config")
 DATA = ("data.train.*.path", "data.eval.*.path")
 TEMPLATES = (".jinja", ".jinja2")
@@ -37,22 +41,27 @@ def resolve(node: Node, missing: list[Problem], key: str = "") -> Node:
 
 
 def _holds_path(key: str) -> bool:
-    return any(fnmatch(key, pattern) for pattern in (*FOLDERS, *FILES, *DATA))
+    return _is_one_of(key, (*FOLDERS, *FILES, *DATA))
+
+
+def _is_one_of(key: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch(key, pattern) for pattern in patterns)
 
 
 def _resolved(node: Node, key: str, missing: list[Problem]) -> str:
     path: str = os.path.expanduser(node.value)
-    exists = os.path.isdir if key in FOLDERS else os.path.isfile if key in FILES else os.path.exists
+    is_folder = _is_one_of(key, FOLDERS)
+    exists = os.path.isdir if is_folder else os.path.isfile if key in FILES else os.path.exists
     recipe_folder = os.path.dirname(node.place.source) if node.place.line else ""
     candidates = list(dict.fromkeys((os.path.join(recipe_folder, path), path)))
     for candidate in candidates:
         if exists(candidate):
             return os.path.abspath(candidate)
     is_inline = key == "tokenizer.chat_template" and not path.endswith(TEMPLATES)
-    if not (is_inline or key not in FILES and is_hub_name(path, recipe_folder)):
+    if not (is_inline or not _is_one_of(key, (*FILES, *MEDIA)) and is_hub_name(path, recipe_folder)):
         hints = [near_file(candidate) for candidate in candidates]
         hint = next((hint for hint in hints if "did you mean" in hint), hints[0])
-        kind = "folder" if key in FOLDERS else "file"
+        kind = "folder" if is_folder else "file"
         missing.append(Problem(node.place, f"{key}: there is no {kind} {' nor '.join(candidates)}{hint}", key))
     return path
 
@@ -78,59 +87,65 @@ def eval_data(recipe: Sections) -> Iterator[Finding]:
 
 
 def _source(key: str, source: Source, recipe: Sections) -> Iterator[Finding]:
-    for ours in source.columns:
-        if ours not in OUR_COLUMNS:
-            hint = did_you_mean(ours, OUR_COLUMNS)
-            yield f"{key}.columns.{ours}", f"{ours} is not one of our columns ({', '.join(OUR_COLUMNS)}){hint}"
-    row_format: Format | None = source.format
-    if os.path.exists(source.path):
-        columns = _columns(source.path)
-        if isinstance(columns, str):
-            yield f"{key}.path", columns
-        else:
-            row_format = row_format or detect_format(columns, source.columns)
-            yield from _fit(key, source, columns, row_format)
-    if row_format:
-        yield from _against_format(key, source, row_format, recipe)
+    if recipe.task not in parts.names("tasks"):
+        return
+    formats = parts.load("tasks", recipe.task).TRAITS.formats
+    name = detect(source, formats)
+    found = list(misfits(source, formats, name))
+    if name is None or name in formats and FORMATS[name].layout is None:
+        found += _columns(source, formats, name)
+    yield from ((f"{key}.{own}", problem) for own, problem in found)
+    if name is not None:
+        yield from _against_recipe(key, name, recipe)
 
 
-def _columns(path: str) -> list[str] | str:
+def _columns(source: Source, formats: Sequence[str], name: str | None) -> Iterator[Finding]:
+    """Whether the first data file has the columns; a hub data set is looked at when it is read."""
+    if not os.path.exists(source.path):
+        return
+    columns = _column_names(source)
+    if isinstance(columns, str):
+        layouts = [format_name for format_name in formats if FORMATS[format_name].layout]
+        yield "path", columns + (f"; nor does it look like {', '.join(layouts)}" if layouts else "")
+    else:
+        yield from _fit(source, columns, formats, name)
+
+
+def _column_names(source: Source) -> list[str] | str:
     """The columns of the first data file, or the sentence that says why there are none."""
-    files = data_files(Path(path))
+    files = data_files(Path(source.path))
     if not files:
-        return f"the folder {path} holds no data file ({', '.join(LOOKUPS)})"
+        return f"the folder {source.path} holds no data file ({', '.join(LOOKUPS)})"
     try:
-        return column_names(files[0])
+        return column_names(files[0], source.header or ())
     except ValueError as error:
         return f"{files[0]} {error}"
 
 
-def _fit(key: str, source: Source, columns: list[str], row_format: Format | None) -> Iterator[Finding]:
+def _fit(source: Source, columns: list[str], formats: Sequence[str], name: str | None) -> Iterator[Finding]:
     has = f"the file has {', '.join(columns)}"
     for ours, theirs in source.columns.items():
-        if theirs not in columns:
-            yield f"{key}.columns.{ours}", f"{source.path} has no column {theirs}{did_you_mean(theirs, columns)}; {has}"
-    if row_format is None and set(source.columns) <= set(OUR_COLUMNS) and set(source.columns.values()) <= set(columns):
-        fix = "name its columns, for example columns: {prompt: question, completion: answer}"
-        yield f"{key}.path", f"{source.path} fits no format (messages, prompt + completion, text); {has}; {fix}"
-    for name in FORMAT_COLUMNS[row_format] if row_format else ():
-        if name not in source.columns and name not in columns:
+        if theirs not in columns and ours not in source.defaults:
+            yield f"columns.{ours}", f"{source.path} has no column {theirs}{did_you_mean(theirs, columns)}; {has}"
+    if (
+        name is None
+        and set(source.columns) <= set(all_columns(formats))
+        and set(source.columns.values()) <= set(columns)
+    ):
+        fix = f"name its columns, for example columns: {mapping_of(formats)}"
+        yield "path", f"{source.path} fits no format ({in_words(formats)}); {has}; {fix}"
+    for ours in needed(name) if name else ():
+        if not {ours} & {*source.columns, *source.defaults, *columns}:
             near = (
-                did_you_mean(name, columns)
-                .replace("did you mean ", f"did you mean columns: {{{name}: ")
+                did_you_mean(ours, columns)
+                .replace("did you mean ", f"did you mean columns: {{{ours}: ")
                 .replace("?", "}?")
             )
-            yield (
-                f"{key}.format" if source.format else f"{key}.path",
-                f"{row_format} needs a column {name}{near}; {has}",
-            )
+            yield "format" if source.format else "path", f"{name} needs a column {ours}{near}; {has}"
 
 
-def _against_format(key: str, source: Source, row_format: Format, recipe: Sections) -> Iterator[Finding]:
-    for ours in source.columns:
-        if ours in OUR_COLUMNS and ours not in FORMAT_COLUMNS[row_format]:
-            yield f"{key}.columns.{ours}", f"the format {row_format} has no column {ours}"
-    if row_format == "text" and recipe.data.loss_on in ("assistant", "completion"):
+def _against_recipe(key: str, name: str, recipe: Sections) -> Iterator[Finding]:
+    if name == "text" and recipe.data.loss_on in ("assistant", "completion"):
         yield "data.loss_on", f"{recipe.data.loss_on} does not exist in plain text ({key}); use all, or leave it out"
-    if row_format != "text" and recipe.data.on_truncate == "split":
-        yield "data.on_truncate", f"split is for plain text, and {key} holds {row_format}; use drop or truncate"
+    if name != "text" and recipe.data.on_truncate == "split":
+        yield "data.on_truncate", f"split is for plain text, and {key} holds {name}; use drop or truncate"

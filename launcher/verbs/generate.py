@@ -35,7 +35,7 @@ def run(args: argparse.Namespace) -> int:
     if not hasattr(ready.task, "answers"):
         raise RecipeError(f"{ready.recipe.task} generates no text", where=args.run, fix="use `launcher predict`")
     tokenizer = ready.prepared.processor
-    _, trained_on = next(sources.examples(ready.recipe.data.train[0]))
+    _, trained_on = next(sources.examples(ready.recipe.data.train[0], ready.task.TRAITS.formats))
     questions = [ready.task.answers.ask(prompt, trained_on, tokenizer) for prompt in prompts]
     answers = partial(
         ready.task.answers.answers,

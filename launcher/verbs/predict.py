@@ -44,6 +44,8 @@ def run(args: argparse.Namespace) -> int:
 
 def _examples(args: argparse.Namespace, predictor: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     from launcher.data import sources
+    from launcher.data.formats.images import PICTURES
+    from launcher.data.formats.sounds import SOUNDS
     from launcher.errors import RecipeError
     from launcher.schema import Source
 
@@ -54,7 +56,7 @@ def _examples(args: argparse.Namespace, predictor: Any) -> Iterator[tuple[str, d
         if traits.reads == "text" and path.suffix == ".txt" and path.is_file():
             lines = path.read_text(encoding="utf-8-sig").splitlines()
             yield from ((f"{given}:{number}", {"text": line}) for number, line in enumerate(lines, 1) if line.strip())
-        elif traits.reads in ("image", "audio") and path.suffix.lower() in MEDIA[traits.reads]:
+        elif path.suffix.lower() in {"image": PICTURES, "audio": SOUNDS}.get(traits.reads, ()):
             yield given, {traits.reads: str(path.resolve())}
         elif path.exists():
             source = Source.model_validate({"path": given, "columns": columns, "format": args.format})

@@ -30,6 +30,7 @@ def schema() -> dict[str, Any]:
             recipe["properties"][key] = _or_null(value.pop("$ref")) | value
     for key, kind in (("task", "tasks"), ("method", "adapters")):
         recipe["properties"][key]["enum"] = parts.names(kind)
+    defs["Source"]["properties"]["format"]["anyOf"][0]["enum"] = _formats()
     defs["Source"]["properties"]["columns"]["propertyNames"] = {"enum": _our_columns()}
     defs["Logging"]["properties"]["trackers"]["items"]["enum"] = parts.names("trackers")
     rules: list[dict[str, Any]] = [{"if": {"not": _EXTENDS}, "then": {"required": ["task", "method", "model", "data"]}}]
@@ -88,3 +89,9 @@ def _our_columns() -> list[str]:
     from launcher.data.columns import OUR_COLUMNS
 
     return list(OUR_COLUMNS)
+
+
+def _formats() -> list[str]:
+    from launcher.data.formats import FORMATS
+
+    return list(FORMATS)

@@ -7,16 +7,17 @@ from typing import Any
 
 import pytest
 
-from launcher.data import columns, sources
+from launcher.data import columns, readers, sources
 from launcher.errors import DataError
 from launcher.schema import Source
+from launcher.tasks.causal_lm import FORMATS
 
 ROWS = [{"text": "one"}, {"text": '二 "quoted"\tand, more'}, {"text": "three"}]
 TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]
 
 
 def read(path: Path, **options: Any) -> list[tuple[str, dict[str, Any]]]:
-    return list(sources.examples(Source.model_validate({"path": str(path), **options})))
+    return list(sources.examples(Source.model_validate({"path": str(path), **options}), FORMATS))
 
 
 def put(folder: Path, name: str, content: str | bytes) -> Path:
@@ -57,7 +58,7 @@ def write(path: Path) -> None:
         )
 
 
-@pytest.mark.parametrize("suffix", sources.READERS)
+@pytest.mark.parametrize("suffix", readers.READERS)
 def test_what_was_written_is_what_is_read(suffix: str, tmp_path: Path) -> None:
     write(tmp_path / f"data{suffix}")
     found = [row for _, row in read(tmp_path / f"data{suffix}")]
@@ -66,7 +67,7 @@ def test_what_was_written_is_what_is_read(suffix: str, tmp_path: Path) -> None:
 
 
 def test_the_check_and_the_reader_know_the_same_file_formats() -> None:
-    assert list(sources.READERS) == list(columns.LOOKUPS)
+    assert list(readers.READERS) == list(columns.LOOKUPS)
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".json", ".csv", ".tsv", ".txt"])

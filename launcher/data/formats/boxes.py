@@ -1,0 +1,164 @@
+"""Pictures with boxes around what is in them: rows, COCO files, Pascal VOC files.
+
+A box is [x, y, width, height] in pixels; a label is the name of a category.
+"""
+
+import math
+import os
+import re
+import xml.etree.ElementTree as xml  # expat 2.4.1 and later bounds what entities expand to; external ones are not read
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from launcher.data.formats.cells import Cells, Row, names
+from launcher.data.formats.layout import PICTURES, Layout, files_below, first_file, head
+from launcher.data.formats.media import media, say_once
+from launcher.data.readers import Read, json_of
+from launcher.errors import DataError
+from launcher.schema import Source
+
+COCO_KEYS = ("images", "annotations", "categories")
+VOC_FOLDERS = (".", "../JPEGImages", "../images")  # seen from the xml file
+
+
+def boxed_image(cells: Cells) -> Row:
+    example: Row = {"image": media(cells, "image")}
+    if not cells.answered("boxes", "labels"):
+        return example
+    boxes = [_box(cells, number, box) for number, box in enumerate(cells.items("boxes"))]
+    labels = names(cells, "labels", "label")
+    if len(boxes) != len(labels):
+        raise cells.error(f"{len(boxes)} boxes and {len(labels)} labels; each box needs one")
+    return {**example, "boxes": boxes, "labels": labels}
+
+
+def _box(cells: Cells, number: int, box: Any) -> list[float]:
+    is_box = isinstance(box, list | tuple) and len(box) == 4 and all(type(side) in (int, float) for side in box)
+    if not is_box or not all(map(math.isfinite, box)):
+        raise cells.error(f"box {number} must be four finite numbers [x, y, width, height], not {box!r:.100}")
+    return [float(side) for side in box]
+
+
+# --- COCO: https://cocodataset.org/#format-data -----------------------------------------------------------------------
+
+
+def _coco(path: Path, source: Source, labelled: bool) -> Iterator[Read]:
+    whole = json_of(path)
+    keys = COCO_KEYS if labelled else COCO_KEYS[:1]
+    for key in keys:
+        if not isinstance(whole, dict) or not isinstance(whole.get(key), list):
+            raise DataError(f"not a COCO file: it holds no list of {key}", where=str(path))
+    categories = _by_id(path, whole, "categories")
+    of_image = _boxes_by_image(path, whole, _by_id(path, whole, "images"))
+    for image in whole["images"]:
+        where = f"{path} image {image['id']} ({image.get('file_name')})"
+        row = {"image": image.get("file_name")}
+        yield where, row if "annotations" not in whole else _annotated(row, of_image[image["id"]], categories, where)
+
+
+def _by_id(path: Path, whole: Row, key: str) -> dict[Any, Row]:
+    found: dict[Any, Row] = {}
+    for number, item in enumerate(whole.get(key, ())):
+        where = f"{path} {key}[{number}]"
+        if not isinstance(item, dict) or not isinstance(item.get("id"), int | str):
+            raise DataError("has no id", where=where)
+        if item["id"] in found:
+            raise DataError(f"the id {item['id']} is another's as well", where=where)
+        found[item["id"]] = item
+    return found
+
+
+def _boxes_by_image(path: Path, whole: Row, images: Mapping[Any, Row]) -> dict[Any, list[Row]]:
+    """Image id -> annotations, but for crowds: one box around many things, which no detector is to learn as one."""
+    of_image: dict[Any, list[Row]] = defaultdict(list)
+    crowds = 0
+    for number, annotation in enumerate(whole.get("annotations", ())):
+        image = annotation.get("image_id") if isinstance(annotation, dict) else None
+        if not isinstance(image, int | str) or image not in images:
+            raise DataError(f"the image {image} is not in the file", where=f"{path} annotations[{number}]")
+        crowds += bool(annotation.get("iscrowd"))
+        if not annotation.get("iscrowd"):
+            of_image[image].append(annotation)
+    if crowds:
+        say_once(f"note: {path}: {crowds} crowd annotations are left out")
+    return of_image
+
+
+def _annotated(row: Row, annotations: list[Row], categories: Mapping[Any, Row], where: str) -> Row | DataError:
+    for annotation in annotations:
+        category = categories.get(annotation.get("category_id"))
+        if category is None or "name" not in category or "bbox" not in annotation:
+            lacks = "bbox" if "bbox" not in annotation else "category of this file that has a name"
+            return DataError(f"the annotation {annotation.get('id')} has no {lacks}", where=where)
+    labels = [categories[annotation["category_id"]]["name"] for annotation in annotations]
+    return {**row, "boxes": [annotation["bbox"] for annotation in annotations], "labels": labels}
+
+
+# --- Pascal VOC: http://host.robots.ox.ac.uk/pascal/VOC ---------------------------------------------------------------
+
+
+def _voc(path: Path, source: Source, labelled: bool) -> Iterator[Read]:
+    files, _ = files_below(path, [".xml"])
+    for file in files:
+        try:
+            root = xml.parse(file).getroot()
+            image = _picture_of(file, root, source)
+            objects = [_object(file, number, item) for number, item in enumerate(root.findall("object"))]
+        except xml.ParseError as error:
+            yield str(file), DataError(f"not XML: {error}", where=str(file))
+        except DataError as error:
+            yield str(file), error
+        else:
+            row = {"boxes": [box for _, box in objects], "labels": [name for name, _ in objects]}
+            yield str(file), {"image": image, **row}
+
+
+def _picture_of(file: Path, root: xml.Element, source: Source) -> str:
+    """What the file calls it, or the one that is called as the file is: many tools write another name."""
+    folders = [Path(source.media)] if source.media else [file.parent / folder for folder in VOC_FOLDERS]
+    named = Path((root.findtext("filename") or "").strip())
+    stems = {named.name: None, **dict.fromkeys(f"{file.stem}{suffix}" for suffix in (*PICTURES, ".JPG", ".PNG"))}
+    for name in filter(None, stems):
+        for folder in folders:
+            if (folder / name).is_file():
+                return os.path.abspath(folder / name)
+    looked = ", ".join(str(folder) for folder in folders)
+    raise DataError(f"no picture {named.name or file.stem} in {looked}", where=str(file), fix="set data.*.media")
+
+
+def _object(file: Path, number: int, item: xml.Element) -> tuple[str, list[float]]:
+    """Width is xmax - xmin, as in the usual conversions to COCO, though VOC's corners are pixels that belong to the box."""
+    where = f"{file} object[{number}]"
+    name = (item.findtext("name") or "").strip()
+    corners = [item.findtext(f"bndbox/{side}") for side in ("xmin", "ymin", "xmax", "ymax")]
+    try:
+        left, top, right, bottom = (float(str(corner)) for corner in corners)
+    except ValueError:
+        raise DataError(f"the bndbox must have four numbers, not {corners}", where=where) from None
+    if not name:
+        raise DataError("has no name", where=where)
+    return name, [left, top, right - left, bottom - top]
+
+
+COCO = Layout(
+    read=_coco,
+    holds=lambda path, source: _looks_like_coco(head(path)),
+    is_folder=False,
+    looks='a COCO file: {"images": [...], "annotations": [...], "categories": [...]}',
+    suffixes=(".json",),
+    media=True,
+)
+VOC = Layout(
+    read=_voc,
+    holds=lambda path, source: first_file(path, [".xml"], depth=3) is not None,
+    is_folder=True,
+    looks="xml files, each beside its picture or in a folder beside images/ or JPEGImages/",
+    suffixes=(".xml",),
+    media=True,
+)
+
+
+def _looks_like_coco(text: str) -> bool:
+    return text.lstrip().startswith("{") and re.search(rf'"({"|".join(COCO_KEYS)})"\s*:\s*\[', text) is not None
