@@ -44,7 +44,7 @@ class Predictor:
         task = parts.load_whole("tasks", known["task"])
         used = processor.from_folder(export, task.TRAITS)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model = _model(export, task).to(device).eval()
+        model = _model(export, task)
         head = {name: getattr(model.config, name, None) for name in ("id2label", "problem_type", "num_labels")}
         labels = (
             Labels.found(())
@@ -54,7 +54,7 @@ class Predictor:
         data = Data.model_validate({name: value for name, value in known["data"].items() if value is not None})
         context = Context(used, data, processor.pad_token_id(used), labels, (), head)
         options = task.Config.model_validate(known["loss"])
-        return cls(task, task.objective.build(model, options, context), context, device)
+        return cls(task, task.objective.build(model, options, context).to(device).eval(), context, device)
 
     def predict(self, examples: Iterable[tuple[str, Mapping[str, Any]]], batch_size: int) -> Iterator[dict[str, Any]]:
         """One answer for each (where, example), in order, with what it is about."""
@@ -101,6 +101,7 @@ def _model(export: Path, task: ModuleType) -> Any:
         return auto_class.from_pretrained(export)
     import peft
 
+    transformers.utils.logging.set_verbosity_error()  # the base has no head of this kind, and the adapter brings it
     base = json.loads((export / "adapter_config.json").read_text())["base_model_name_or_path"]
     config = transformers.AutoConfig.from_pretrained(export)
     model = auto_class.from_pretrained(base, config=config, ignore_mismatched_sizes=True)

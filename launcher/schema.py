@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from launcher.section import Expect, FrozenDict, freeze, freeze_keys_as_text
+from launcher.section import Expect, FrozenDict, freeze
 from launcher.section import Section as Section
 
 
@@ -23,7 +23,7 @@ Positive = Annotated[int, Field(ge=1)]
 Text = Annotated[str, Field(min_length=1)]
 FrozenMapping = Annotated[dict[str, Any], AfterValidator(freeze)]
 FrozenNames = Annotated[dict[str, str], AfterValidator(freeze)]
-LabelNames = Annotated[dict[str | int, Text], AfterValidator(freeze_keys_as_text)]
+LabelNames = Annotated[dict[str, Text], AfterValidator(freeze)]
 StepsOrShare = Annotated[
     int | float,
     AfterValidator(_whole_or_share),
@@ -129,7 +129,7 @@ class Data(Section):
     on_error: Literal["error", "skip"] = "error"
     """What to do with a row that cannot be used: stop and name it, or count it, name the first ones and go on."""
     labels: tuple[Text, ...] | LabelNames | None = None
-    """Names of the labels in order, or values in the file with their names: {1: world, 2: sports}; null: found in data.train."""
+    """Names of the labels in order, or values in the file with names: {"1": world, "2": sports}; null: found in data.train."""
     max_length: Positive = 1024
     """Longest row in tokens."""
     on_truncate: Literal["error", "drop", "truncate", "split"] | None = None

@@ -26,11 +26,6 @@ def freeze(value: Any) -> Any:
     return tuple(freeze(item) for item in value) if isinstance(value, list | tuple) else value
 
 
-def freeze_keys_as_text(value: dict[Any, Any]) -> FrozenDict:
-    """The same mapping with text for keys: YAML reads the key in `1: world` as a number, and a file holds text."""
-    return FrozenDict({str(key): freeze(item) for key, item in value.items()})
-
-
 def plain(value: Any) -> Any:
     """The same value as ordinary lists and dicts, for libraries that insist on them."""
     if isinstance(value, dict):

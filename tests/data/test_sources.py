@@ -10,14 +10,14 @@ import pytest
 from launcher.data import columns, readers, sources
 from launcher.errors import DataError
 from launcher.schema import Source
-from launcher.tasks.causal_lm import FORMATS
+from launcher.tasks.causal_lm import TRAITS
 
 ROWS = [{"text": "one"}, {"text": '二 "quoted"\tand, more'}, {"text": "three"}]
 TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yes"}]
 
 
 def read(path: Path, **options: Any) -> list[tuple[str, dict[str, Any]]]:
-    return list(sources.examples(Source.model_validate({"path": str(path), **options}), FORMATS))
+    return list(sources.examples(Source.model_validate({"path": str(path), **options}), TRAITS.formats))
 
 
 def put(folder: Path, name: str, content: str | bytes) -> Path:
