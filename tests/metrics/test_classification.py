@@ -10,6 +10,7 @@ import sklearn
 from sklearn import metrics as sk
 
 from launcher.metrics.classification import multi_label, single_label
+from launcher.metrics.ranking import thinned
 
 CASES = 1000
 
@@ -186,6 +187,14 @@ def test_what_is_shown_of_many_rows_and_classes_is_bounded_and_json() -> None:
     assert min(support[int(label)] for label in matrix["labels"]) >= np.sort(support)[50]
     assert any("100 most frequent of 150" in note for note in details["notes"])
     json.dumps(details, allow_nan=False)
+
+
+def test_a_thinned_line_keeps_its_order_and_its_ends() -> None:
+    line = [[float(i), float(-i)] for i in range(1001)]
+    thin = thinned(line)
+    assert len(thin) == 200 and thin == sorted(thin) and [thin[0], thin[-1]] == [line[0], line[-1]]
+    assert max(b[0] - a[0] for a, b in zip(thin, thin[1:], strict=False)) <= 6
+    assert thinned(line[:200]) == line[:200]
 
 
 def test_a_class_that_no_row_has_is_named() -> None:
