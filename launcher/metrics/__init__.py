@@ -10,7 +10,7 @@
 | mean_iou, mean_dice and their _per_image; map, map_50, ..., mar_100 | pixels, boxes | 0 to 1 | greater |
 | bleu, chrf | sacrebleu | 0 to 100 | greater |
 | rouge1, rouge2, rougeL | rouge_score | 0 to 1 | greater |
-| mse, mae, rmse, hamming_loss, loss, perplexity | errors | 0 and above | lower |
+| mse, mae, rmse, hamming_loss; loss, perplexity (the objectives') | errors | 0 and above | lower |
 
 A metric that cannot be told (a correlation with a constant, an average precision without a reference) is left out of
 `values`, and a line of `details["notes"]` says why: a value is always finite. A ratio of nothing to nothing, such as the
@@ -20,7 +20,9 @@ precision of a class that was never predicted, is 0, as in scikit-learn.
 import math
 from typing import Any, NamedTuple
 
-LOWER_IS_BETTER = frozenset({"loss", "perplexity", "mse", "mae", "rmse", "hamming_loss"})
+LOWER_IS_BETTER = frozenset(
+    {"loss", "perplexity", "mse", "mae", "rmse", "hamming_loss"}
+)  # of all others, more is better
 
 
 class Measured(NamedTuple):

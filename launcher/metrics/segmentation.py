@@ -22,10 +22,11 @@ def counts(
     predicted, reference = np.asarray(predicted), np.asarray(reference)
     assert predicted.shape == reference.shape, (predicted.shape, reference.shape)
     counted = reference != ignore_index
-    wanted, guessed = reference[counted].astype(np.int64), predicted[counted].astype(np.int64)
-    if outside := sorted({int(n) for n in np.unique(wanted) if not 0 <= n < num_classes}):
+    wanted, guessed = reference[counted], predicted[counted]
+    if wanted.size and (wanted.min() < 0 or wanted.max() >= num_classes):
+        outside = [str(n) for n in np.unique(wanted) if not 0 <= n < num_classes]
         raise DataError(
-            f"the mask holds {named([str(n) for n in outside])}, and classes are 0 to {num_classes - 1}",
+            f"the mask holds {named(outside)}, and classes are 0 to {num_classes - 1}",
             where=where,
             fix=f"give every pixel the index of its class, or {ignore_index} where it is not to count",
         )

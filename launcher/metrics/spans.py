@@ -10,7 +10,7 @@ import numpy as np
 from launcher.errors import DataError
 from launcher.metrics import Measured, counts, finite, named, nothing
 
-SCHEMES = {"IOB1": "BIO", "IOB2": "BIO", "IOE2": "EIO", "IOBES": "BIOES", "BIOES": "BIOES", "BILOU": "BILOU"}
+SCHEMES = {"IOB2": "BIO", "IOE2": "EIO", "IOBES": "BIOES", "BIOES": "BIOES", "BILOU": "BILOU"}
 _SPAN_TAG = re.compile(r"O|[BIESLU](-.+)?")
 _BIOES = str.maketrans("LU", "ES")  # BILOU's last and unit are BIOES's end and single
 _MOST_TAGS = 20

@@ -6,10 +6,10 @@ import warnings
 
 import numpy as np
 import pytest
-import sklearn
 from sklearn import metrics as sk
 
 from launcher.metrics.classification import multi_label, single_label
+from launcher.metrics.ranking import thinned
 
 CASES = 1000
 
@@ -56,40 +56,43 @@ def close(value: float) -> object:
     return pytest.approx(value, abs=1e-12)
 
 
-def test_one_label_equals_scikit_learn() -> None:
-    with sklearn.config_context(skip_parameter_validation=True, assume_finite=True), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # its mcc of one class alone
-        for seed in range(CASES):
-            scores, references, labels = single_case(seed)
-            values, predicted = single_label(scores, references, labels).values, scores.argmax(1)
-            expected = dict(
-                zip(
-                    ("precision_macro", "recall_macro", "f1_macro"),
-                    sklearn_averages(references, predicted, "macro"),
-                    strict=True,
-                )
-            )
-            expected["accuracy"] = expected["f1_micro"] = (references == predicted).mean()
-            expected["f1_weighted"] = sklearn_averages(references, predicted, "weighted")[2]
-            expected["mcc"] = sk.matthews_corrcoef(references, predicted)
-            occurs = references[:, None] == np.arange(len(labels))
-            auroc = macro_auroc(scores, occurs, first=len(labels) == 2)
-            expected |= {"auroc": auroc} if auroc is not None else {}
-            if len(labels) > 5:
-                expected["top5_accuracy"] = np.mean(
-                    [
-                        y in sorted(range(len(labels)), key=lambda c: -row[c])[:5]
-                        for row, y in zip(scores, references, strict=True)
-                    ]
-                )
-            assert values == {name: close(value) for name, value in expected.items()}, seed
-
-
 def scikit_learn_of_columns(pairs: list[tuple[np.ndarray, np.ndarray]]) -> np.ndarray:
     """(pairs, 3) precision, recall and F1 of each (references, predicted), in one call: rows with 0 and 0 change neither."""
     longest = max(len(wanted) for wanted, _ in pairs)
     sides = (np.stack([np.pad(pair[side], (0, longest - len(pair[side]))) for pair in pairs], 1) for side in (0, 1))
     return np.stack(sk.precision_recall_fscore_support(*sides, average=None, zero_division=0)[:3], 1)
+
+
+def test_one_label_equals_scikit_learn() -> None:
+    cases = [single_case(seed) for seed in range(CASES)]
+    columns = [(y == c, scores.argmax(1) == c) for scores, y, labels in cases for c in range(len(labels))]
+    rates = np.split(scikit_learn_of_columns(columns), np.cumsum([len(labels) for _, _, labels in cases])[:-1])
+    for seed, (scores, references, labels) in enumerate(cases):
+        predicted, classes = scores.argmax(1), np.arange(len(labels))
+        present = np.isin(classes, [*references, *predicted])
+        macro = rates[seed][present].mean(0)
+        expected = dict(zip(("precision_macro", "recall_macro", "f1_macro"), macro, strict=True))
+        expected["accuracy"] = expected["f1_micro"] = (references == predicted).mean()
+        expected["f1_weighted"] = rates[seed][references, 2].mean()
+        auroc = macro_auroc(scores, references[:, None] == classes, first=len(labels) == 2)
+        expected |= {"auroc": auroc} if auroc is not None else {}
+        if len(labels) > 5:
+            best = [sorted(classes, key=lambda c, row=row: -row[c])[:5] for row in scores]
+            expected["top5_accuracy"] = np.mean([y in five for y, five in zip(references, best, strict=True)])
+        values = single_label(scores, references, labels).values
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # scikit-learn's, of one class alone
+            expected["mcc"] = sk.matthews_corrcoef(references, predicted)
+        assert values == {name: close(value) for name, value in expected.items()}, seed
+
+
+def test_averages_of_one_label_are_those_that_scikit_learn_takes() -> None:
+    for seed in range(40):
+        scores, references, labels = single_case(seed)
+        values, predicted = single_label(scores, references, labels).values, scores.argmax(1)
+        ours = tuple(values[f"{name}_macro"] for name in ("precision", "recall", "f1"))
+        assert ours == close(sklearn_averages(references, predicted, "macro")), seed
+        assert values["f1_weighted"] == close(sklearn_averages(references, predicted, "weighted")[2]), seed
 
 
 def test_several_labels_equal_scikit_learn() -> None:
@@ -186,6 +189,14 @@ def test_what_is_shown_of_many_rows_and_classes_is_bounded_and_json() -> None:
     assert min(support[int(label)] for label in matrix["labels"]) >= np.sort(support)[50]
     assert any("100 most frequent of 150" in note for note in details["notes"])
     json.dumps(details, allow_nan=False)
+
+
+def test_a_thinned_line_keeps_its_order_and_its_ends() -> None:
+    line = [[float(i), float(-i)] for i in range(1001)]
+    thin = thinned(line)
+    assert len(thin) == 200 and thin == sorted(thin) and [thin[0], thin[-1]] == [line[0], line[-1]]
+    assert max(b[0] - a[0] for a, b in zip(thin, thin[1:], strict=False)) <= 6
+    assert thinned(line[:200]) == line[:200]
 
 
 def test_a_class_that_no_row_has_is_named() -> None:

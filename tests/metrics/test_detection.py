@@ -51,36 +51,51 @@ def coco_rows(entries: list[dict]) -> list[dict]:
     return rows
 
 
-def pycocotools(predicted: list[dict], references: list[dict]) -> COCOeval:
+def pycocotools(predicted: list[dict], references: list[dict], limits: list[int]) -> COCOeval:
     truth, found = COCO(), COCO()
-    images, categories = (
-        [{"id": i} for i in range(len(references))],
-        [{"id": i, "name": n} for i, n in enumerate(LABELS)],
-    )
+    images = [{"id": i} for i in range(len(references))]
+    categories = [{"id": i, "name": n} for i, n in enumerate(LABELS)]
     for side, entries in ((truth, references), (found, predicted)):
         side.dataset = {"images": images, "categories": categories, "annotations": coco_rows(entries)}
         side.createIndex()
     evaluation = COCOeval(truth, found, "bbox")
+    evaluation.params.maxDets = limits
     evaluation.evaluate()
     evaluation.accumulate()
-    evaluation.summarize()
+    if len(limits) == 3:
+        evaluation.summarize()
     return evaluation
+
+
+def known_mean(numbers: np.ndarray) -> float:
+    return numbers[numbers > -1].mean() if (numbers > -1).any() else -1
 
 
 def test_a_thousand_cases_equal_pycocotools() -> None:
     for seed in range(1000):
         predicted, references = case(seed)
         with contextlib.redirect_stdout(io.StringIO()):
-            theirs = pycocotools(predicted, references)
-        expected = {name: theirs.stats[i] for name, i in ORDER.items() if theirs.stats[i] > -1}
+            theirs = pycocotools(predicted, references, [100]).eval
+        precision, recall = theirs["precision"][..., 0], theirs["recall"][..., 0]  # by IoU, recall, class, area
+        expected = {"map": precision[..., 0], "map_50": precision[0, ..., 0], "map_75": precision[5, ..., 0]}
+        expected |= {f"map_{area}": precision[..., i] for i, area in ((1, "small"), (2, "medium"), (3, "large"))}
+        expected["mar_100"] = recall[..., 0]
+        known = {name: mean for name, numbers in expected.items() if (mean := known_mean(numbers)) > -1}
         found = detections(predicted, references, LABELS)
-        assert found.values == {name: pytest.approx(value, abs=1e-9) for name, value in expected.items()}, seed
+        assert found.values == {name: pytest.approx(mean, abs=1e-9) for name, mean in known.items()}, seed
         for i, (_, ap, ap_50, *_) in enumerate(found.details.get("table", {"rows": []})["rows"]):
-            of_class = theirs.eval["precision"][:, :, i, 0, 2]
-            known = (of_class > -1).all()
-            assert (ap, ap_50) == (pytest.approx((of_class.mean(), of_class[0].mean())) if known else (None, None)), (
-                seed
-            )
+            of_class = precision[:, :, i, 0]
+            told = (of_class > -1).all()
+            assert (ap, ap_50) == (pytest.approx((of_class.mean(), of_class[0].mean())) if told else (None, None)), seed
+
+
+def test_the_means_are_those_of_its_summary() -> None:
+    for seed in range(40):
+        predicted, references = case(seed)
+        with contextlib.redirect_stdout(io.StringIO()):
+            theirs = pycocotools(predicted, references, [1, 10, 100]).stats
+        expected = {name: theirs[i] for name, i in ORDER.items() if theirs[i] > -1}
+        assert detections(predicted, references, LABELS).values == pytest.approx(expected, abs=1e-9), seed
 
 
 def image(rows: list[list[float]], labels: list[int], scores: list[float] | None = None) -> dict:

@@ -110,9 +110,11 @@ def test_chinese_is_split_by_its_tokenizer_for_bleu_and_rouge() -> None:
     assert split["bleu"] > 50 and split["rouge1"] == pytest.approx(2 * 7 / 15)
 
 
-def test_nothing_is_printed_of_tokenized_or_empty_text(capfd: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_printed_or_logged_of_tokenized_or_empty_text(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     found = corpus(["so it is ."] * 150 + [""], ["so it is ."] * 150 + [""], ["bleu", "chrf", "rouge1"])
-    assert found.values["bleu"] > 0 and capfd.readouterr() == ("", "")
+    assert found.values["bleu"] > 0 and capfd.readouterr() == ("", "") and not caplog.records
     assert corpus([], []).values == {} and corpus([], []).details["notes"]
 
 
