@@ -82,7 +82,7 @@ def evaluate(
     """The metrics of the task over all rows, each counted once, on every rank; the details on rank zero alone."""
     batches = sequential(rows.lengths, batch_size)
     my_number = len(batches[engine.rank :: engine.world_size])
-    objective = engine.objective
+    objective: Any = engine.objective
     was_training = objective.training
     objective.eval()
     totals: dict[str, float] = defaultdict(float)

@@ -1,6 +1,7 @@
 """Predictions with an export: what plain transformers loads, put to new inputs. Needs neither the data nor the run."""
 
 import json
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -101,7 +102,9 @@ def _model(export: Path, task: ModuleType) -> Any:
         return auto_class.from_pretrained(export)
     import peft
 
-    transformers.utils.logging.set_verbosity_error()  # the base has no head of this kind, and the adapter brings it
+    transformers.utils.logging.set_verbosity(
+        logging.ERROR
+    )  # the base has no head of this kind, and the adapter brings it
     base = json.loads((export / "adapter_config.json").read_text())["base_model_name_or_path"]
     config = transformers.AutoConfig.from_pretrained(export)
     model = auto_class.from_pretrained(base, config=config, ignore_mismatched_sizes=True)

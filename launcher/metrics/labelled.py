@@ -18,7 +18,7 @@ def measured(
 ) -> Measured:
     """`loss`: sum and count; `predictions`: probabilities (labels,) of each row; `shown`: a row as people see it."""
     assert context.labels is not None
-    scores, names = np.stack(predictions), context.labels.names
+    scores, names = np.stack(predictions), list(context.labels.names)
     references = _references(rows.all("labels"), context)
     measure = classification.multi_label if _several(context) else classification.single_label
     found = measure(scores, references, names)

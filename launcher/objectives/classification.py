@@ -53,6 +53,8 @@ def _weights(options: Classification, labels: Labels, counts: tuple[int, ...]) -
 class Objective(nn.Module):
     """A model with logits (rows, labels) and its loss. Labels: (rows,) int64, or (rows, labels) fp32; -100 is no label."""
 
+    weights: Tensor | None
+
     def __init__(self, model: Any, several: bool = False, label_smoothing: float = 0.0, weights: Tensor | None = None):
         super().__init__()
         self.model, self.several, self.label_smoothing = model, several, label_smoothing
@@ -74,8 +76,14 @@ class Objective(nn.Module):
             each = functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
             total = torch.where(known, each, 0).sum()
         else:
-            how = {"weight": self.weights, "label_smoothing": self.label_smoothing, "ignore_index": IGNORED}
-            total = functional.cross_entropy(logits, labels, reduction="sum", **how)
+            total = functional.cross_entropy(
+                logits,
+                labels,
+                self.weights,
+                ignore_index=IGNORED,
+                reduction="sum",
+                label_smoothing=self.label_smoothing,
+            )
         count = (counts or self.counts({"labels": labels}))["labels"]
         return Loss({"labels": (total, count, 1.0)}, {}, None if self.training else {"logits": logits})
 
