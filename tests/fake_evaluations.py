@@ -14,6 +14,8 @@ HOSTILE = "</td><script>alert(1)</script><img src=x onerror=alert(2)>\"' onload=
 LONG = "The plot moves along, the actors do what they can, and still nothing of it stays. " * 12
 CELLS = ["RBC", "WBC", "Platelets"]
 REGIONS = ["background", "nucleus", "rim"]
+# Task, evaluation in detail, each metric before and after, and what a line of metrics counts.
+Kind = tuple[str, dict[str, Any], dict[str, tuple[float, float]], str]
 
 
 def make_evaluated(path: Path, kind: str) -> Path:
@@ -73,7 +75,7 @@ def curve(labels: list[str]) -> dict[str, Any]:
     return {"title": "Precision and recall", "x": "recall", "y": "precision", "lines": lines}
 
 
-def three_classes(path: Path) -> tuple[str, dict[str, Any], dict[str, tuple[float, float]], str]:
+def three_classes(path: Path) -> Kind:
     labels = ["negative", "neutral", "positive"]
     matrix = counts(3, 400, 0.93)
     texts = ["I did not dislike it.", "Fine.", LONG, "Über & über <b>bold</b>", "", "这部电影还可以", HOSTILE]
@@ -89,21 +91,22 @@ def three_classes(path: Path) -> tuple[str, dict[str, Any], dict[str, tuple[floa
         "errors": errors,
         "notes": ["3 rows of the evaluation data also stand in the training data."],
     }
-    metrics = {"eval/loss": (1.1, 0.24), "eval/accuracy": (0.34, 0.93), "eval/mcc": (0.0, 0.89), "eval/f1_macro": (0.3, 0.92)}  # fmt: skip
+    metrics = {"eval/loss": (1.1, 0.24), "eval/accuracy": (0.34, 0.93), "eval/f1_macro": (0.3, 0.92)}
     return "text_classification", evaluation, metrics, "tokens"
 
 
-def many_classes(path: Path) -> tuple[str, dict[str, Any], dict[str, tuple[float, float]], str]:
-    verbs, things = ["card", "top_up", "transfer", "cash", "exchange", "pin", "refund"], ["arrival", "fee_charged",
-        "not_working", "limit", "pending", "cancelled", "wrong_amount_shown_in_app", "lost", "how_long", "verify", "by_mistake"]  # fmt: skip
+def many_classes(path: Path) -> Kind:
+    verbs = ["card", "top_up", "transfer", "cash", "exchange", "pin", "refund"]
+    things = ["arrival", "fee_charged", "not_working", "limit", "pending", "lost", "how_long", "verify"]
+    things += ["cancelled", "wrong_amount_shown_in_app", "by_mistake"]
     labels = [f"{verb}_{thing}" for verb in verbs for thing in things]
     matrix = counts(77, 40, 0.9)
     evaluation = {"confusion_matrix": {"labels": labels, "counts": matrix}, "table": per_class(labels, matrix)}
     return "text_classification", evaluation, {"eval/loss": (4.3, 0.4), "eval/accuracy": (0.01, 0.9)}, "tokens"
 
 
-def boxes(path: Path) -> tuple[str, dict[str, Any], dict[str, tuple[float, float]], str]:
-    """Twelve drawings, one file that is missing and one that is no picture."""
+def boxes(path: Path) -> Kind:
+    """Six drawings, one file that is missing and one that is no picture."""
     pictures = []
     for number in range(6):
         image, corners, labels = cells(number)
@@ -122,13 +125,14 @@ def boxes(path: Path) -> tuple[str, dict[str, Any], dict[str, tuple[float, float
         {"where": p["where"], "input": "found nothing", "reference": ["RBC", "WBC"], "predicted": [], "picture": p["file"]}
         for p in pictures[:3]
     ]  # fmt: skip
-    table = {"columns": ["class", "map", "map_50", "boxes"], "rows": [["RBC", 0.61, 0.9, 371], ["WBC", 0.72, 0.97, 38], ["Platelets", 0.31, None, 0]]}  # fmt: skip
+    rows = [["RBC", 0.61, 0.9, 371], ["WBC", 0.72, 0.97, 38], ["Platelets", 0.31, None, 0]]
+    table = {"columns": ["class", "map", "map_50", "boxes"], "rows": rows}
     evaluation = {"table": table, "curves": [curve(CELLS)], "errors": errors, "pictures": pictures}
     metrics = {"eval/loss": (9.1, 2.24), "eval/map_50": (0.01, 0.83), "eval/map": (0.0, 0.55)}
     return "object_detection", evaluation, metrics, "images"
 
 
-def masks(path: Path) -> tuple[str, dict[str, Any], dict[str, tuple[float, float]], str]:
+def masks(path: Path) -> Kind:
     pictures = []
     for number in range(3):
         image, corners, _ = cells(number, size=(256, 256), least=14)
@@ -137,13 +141,17 @@ def masks(path: Path) -> tuple[str, dict[str, Any], dict[str, tuple[float, float
         drawn = [image, drawing.mask(image, reference, REGIONS), drawing.mask(image, predicted, REGIONS)]
         sheet = drawing.beside(*drawn, titles=["image", "reference", "predicted"])
         pictures.append({"file": save(sheet, path, number), "where": f"{number:03}.png", "caption": "mean IoU 0.81"})
-    matrix = [[1_204_551, 20_113, 9_870], [18_004, 402_118, 30_551], [7_100, 28_400, 96_004]]
+    rows = [["background", 0.956, 1_234_534], ["nucleus", 0.805, 450_673], ["rim", 0.558, 131_504]]
     evaluation = {
-        "confusion_matrix": {"labels": REGIONS, "counts": matrix},
-        "table": {"columns": ["class", "iou", "pixels"], "rows": [["background", 0.956, 1_234_534], ["nucleus", 0.805, 450_673], ["rim", 0.558, 131_504]]},  # fmt: skip
+        "confusion_matrix": {
+            "labels": REGIONS,
+            "counts": [[1_204_551, 20_113, 9_870], [18_004, 402_118, 30_551], [7_100, 28_400, 96_004]],
+        },
+        "table": {"columns": ["class", "iou", "pixels"], "rows": rows},
         "pictures": pictures,
     }
-    return "semantic_segmentation", evaluation, {"eval/loss": (1.1, 0.2), "eval/mean_iou": (0.2, 0.77)}, "images"
+    metrics = {"eval/loss": (1.1, 0.2), "eval/mean_iou": (0.2, 0.77)}
+    return "semantic_segmentation", evaluation, metrics, "images"
 
 
 def cells(seed: int, size: tuple[int, int] = (640, 480), least: int = 24) -> tuple[Any, list[list[float]], list[str]]:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from PIL.ImageFont import FreeTypeFont
 
 Colour = tuple[int, int, int]
+Corners = tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels
 
 # Okabe and Ito's seven, then each the colour farthest from those before (CIELAB), in the worst of four eyes: normal,
 # protanopic, deuteranopic and tritanopic after Machado, Oliveira and Fernandes (2009). The least distance is 16.9.
@@ -48,23 +49,20 @@ def boxes(
 
     colour_of = colour_of or colours(sorted(set(labels)))
     picture, factor = _enlarged(image)
-    order = range(len(labels)) if scores is None else sorted(range(len(labels)), key=lambda i: scores[i])
     corners = _corners(boxes, len(labels), factor, picture.size)
-    drawn = [i for i in order if corners[i] is not None]
-    pen, font, line = ImageDraw.Draw(picture), _font(picture.size), max(2, round(max(picture.size) / 320))
-    for i in drawn:
+    order = sorted(corners, key=lambda i: scores[i]) if scores is not None else list(corners)
+    pen, font, line = ImageDraw.Draw(picture), _font(picture.size), max(2, round(max(picture.size) / 240))
+    for i in order:
         pen.rectangle(corners[i], outline=colour_of[labels[i]], width=line)
-    taken: list[tuple[float, ...]] = []
-    for i in reversed(drawn):  # the surest chooses its place first
+    taken: list[Corners] = []
+    for i in reversed(order):  # the surest chooses its place first
         text = labels[i] if scores is None else f"{labels[i]} {scores[i]:.2f}"
         taken.append(_tag(pen, font, text, corners[i], picture.size, colour_of[labels[i]], taken))
     return picture
 
 
-def mask(
-    image: "Image", mask: Any, labels: Sequence[str], alpha: float = 0.5, clear: int | None = None
-) -> "Image":
-    """A copy of the picture under the colours of its classes, with a legend of the classes in it below.
+def mask(image: "Image", mask: Any, labels: Sequence[str], alpha: float = 0.5, clear: int | None = None) -> "Image":
+    """A copy of the picture under the colours of its classes, opaque at their borders, with a legend of them below.
 
     mask: (height, width) class numbers; numbers without a label, such as 255, stay clear. clear: the class that is not
     coloured; None is class 0 where it is called background. A picture below 256 pixels is enlarged by a whole number.
@@ -79,8 +77,10 @@ def mask(
     picture, factor = _enlarged(image)
     pixels = np.asarray(picture, dtype=np.float32).copy()
     classes = classes.repeat(factor, 0).repeat(factor, 1)
+    strength = np.where(_borders(classes), 1.0, alpha)[..., None]
     for i in shown:
-        pixels[classes == i] += alpha * (np.float32(PALETTE[i % len(PALETTE)]) - pixels[classes == i])
+        inside = classes == i
+        pixels[inside] += strength[inside] * (np.array(PALETTE[i % len(PALETTE)]) - pixels[inside])
     painted = Image.fromarray(pixels.round().astype(np.uint8))
     return _with_legend(painted, [(labels[i], PALETTE[i % len(PALETTE)]) for i in shown])
 
@@ -98,9 +98,19 @@ def beside(*images: "Image", titles: Sequence[str]) -> "Image":
     pen = ImageDraw.Draw(sheet)
     for i, (image, title) in enumerate(zip(scaled, titles, strict=True)):
         left = i * (width + gap)
-        pen.text((left, strip / 2), _fitting(title, font, width), INK, font, anchor="lm")
+        pen.text((left + 4, strip / 2), _fitting(title, font, width - 8), INK, font, anchor="lm")
         sheet.paste(image, (left, strip))
     return sheet
+
+
+def _borders(classes: np.ndarray) -> np.ndarray:
+    """Where a pixel has another class beside or below it."""
+    borders = np.zeros(classes.shape, bool)
+    borders[:-1] |= classes[:-1] != classes[1:]
+    borders[1:] |= classes[:-1] != classes[1:]
+    borders[:, :-1] |= classes[:, :-1] != classes[:, 1:]
+    borders[:, 1:] |= classes[:, :-1] != classes[:, 1:]
+    return borders
 
 
 def _enlarged(image: "Image") -> tuple["Image", int]:
@@ -112,52 +122,58 @@ def _enlarged(image: "Image") -> tuple["Image", int]:
 
 
 def _of_width(image: "Image", width: int) -> "Image":
-    return image.convert("RGB").resize((width, max(1, round(image.height * width / image.width))))
+    from PIL import Image
+
+    whole = width % image.width == 0  # few pixels that were made many stay squares, as in the pictures beside it
+    resample = Image.Resampling.NEAREST if whole else Image.Resampling.BICUBIC
+    return image.convert("RGB").resize((width, max(1, round(image.height * width / image.width))), resample)
 
 
 def _font(size: tuple[int, int]) -> "FreeTypeFont":
     from PIL import ImageFont
 
     # PIL's own font comes with it, so that a picture looks the same on every machine.
-    return ImageFont.load_default(size=max(LEAST_FONT_PIXELS, round(max(size) / 46)))  # type: ignore[return-value]
+    return ImageFont.load_default(size=max(LEAST_FONT_PIXELS, round(max(size) / 40)))  # type: ignore[return-value]
 
 
 def _line_height(font: "FreeTypeFont") -> int:
     return math.ceil(font.size * 1.35)
 
 
-def _corners(boxes: Any, number: int, factor: int, size: tuple[int, int]) -> list[tuple[float, ...] | None]:
-    """x1 <= x2 and y1 <= y2 inside the picture, or None for a box that is not finite."""
+def _corners(boxes: Any, number: int, factor: int, size: tuple[int, int]) -> dict[int, Corners]:
+    """Of each finite box, by its number: x1 <= x2 and y1 <= y2 inside the picture."""
     array = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
     assert len(array) == number, f"{len(array)} boxes with {number} labels"
-    pairs = np.sort(array.reshape(-1, 2, 2) * factor, axis=1)
-    inside = np.clip(pairs, 0, np.array(size) - 1).reshape(-1, 4)
-    return [tuple(box) if known else None for box, known in zip(inside.tolist(), np.isfinite(array).all(1), strict=True)]
+    finite = np.flatnonzero(np.isfinite(array).all(1)).tolist()
+    pairs = np.sort(array[finite].reshape(-1, 2, 2) * factor, axis=1)
+    inside = np.clip(pairs, 0, np.array(size) - 1).reshape(-1, 4).tolist()
+    return {i: (x1, y1, x2, y2) for i, (x1, y1, x2, y2) in zip(finite, inside, strict=True)}
 
 
 def _tag(
     pen: "ImageDraw",
     font: "FreeTypeFont",
     text: str,
-    corners: tuple[float, ...],
+    corners: Corners,
     size: tuple[int, int],
     colour: Colour,
-    taken: list[tuple[float, ...]],
-) -> tuple[float, ...]:
+    taken: list[Corners],
+) -> Corners:
     """Write a label above its box, else below or inside it: where nothing is written yet, and inside the picture."""
     left, top, _, bottom = corners
-    text = _fitting(text, font, size[0] - 6)
-    width, height = math.ceil(font.getlength(text)) + 6, _line_height(font)
-    x = min(left, size[0] - width)
+    pad = max(3, round(font.size / 4))
+    text = _fitting(text, font, size[0] - 2 * pad)
+    width, height = math.ceil(font.getlength(text)) + 2 * pad, _line_height(font)
+    x = max(0.0, min(left, size[0] - width))
     places = [(x, y, x + width, y + height) for y in (top - height, bottom + 1, top, bottom - height)]
-    inside = [place for place in places if 0 <= place[1] and place[3] <= size[1]] or [(x, 0, x + width, height)]
+    inside = [place for place in places if place[1] >= 0 and place[3] <= size[1]] or [(x, 0, x + width, height)]
     place = next((p for p in inside if not any(_overlap(p, other) for other in taken)), inside[0])
     pen.rectangle((place[0], place[1], place[2] - 1, place[3] - 1), fill=colour)
-    pen.text((place[0] + 3, place[1] + height / 2), text, _readable_on(colour), font, anchor="lm")
+    pen.text((place[0] + pad, place[1] + height / 2), text, _readable_on(colour), font, anchor="lm")
     return place
 
 
-def _overlap(a: tuple[float, ...], b: tuple[float, ...]) -> bool:
+def _overlap(a: Corners, b: Corners) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 

@@ -7,7 +7,7 @@ MOST_WITH_NUMBERS = 20
 MOST_DRAWN = 100  # classes; beyond it the list has to do
 MOST_LISTED = 20
 LABEL_LETTERS = 30
-LETTER_WIDTH = 5.6  # pixels of a letter at the size of the matrix's labels
+LETTER_WIDTH = 6.1  # pixels of a letter at the size of the matrix's labels
 
 
 @dataclass(frozen=True)

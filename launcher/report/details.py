@@ -6,7 +6,15 @@ What is not there is not shown; what is there but malformed is left out, and the
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, NonNegativeInt, TypeAdapter, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    NonNegativeInt,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
 
 from launcher.report import words
 from launcher.report.confusion import Confusion, laid_out
@@ -125,7 +133,9 @@ def details_of(folder: RunFolder) -> Details | None:
         step=content.get("step"),
         confusion=laid_out(matrix.labels, matrix.counts) if matrix else None,
         table=parts["table"],
-        curves=[plane(c.title, c.x, c.y, [(line.name, line.points) for line in c.lines]) for c in parts["curves"] or []],
+        curves=[
+            plane(c.title, c.x, c.y, [(line.name, line.points) for line in c.lines]) for c in parts["curves"] or []
+        ],
         errors=_errors(folder, errors) if errors else None,
         pictures=[(embedded(folder.path, picture.file), picture) for picture in parts["pictures"] or []],
         notes=parts["notes"] or [],

@@ -143,7 +143,9 @@ def _model_name(recipe: dict[str, Any]) -> str:
 def _goal(recipe: dict[str, Any]) -> Goal:
     section = _section(recipe, "evaluation")
     greater = section.get("greater_is_better")
-    return Goal(str(section.get("metric_for_best_model") or "eval/loss"), greater if isinstance(greater, bool) else None)
+    return Goal(
+        str(section.get("metric_for_best_model") or "eval/loss"), greater if isinstance(greater, bool) else None
+    )
 
 
 def _best(goal: Goal, evaluations: list[dict[str, Any]]) -> Best | None:

@@ -8,7 +8,7 @@ from typing import Any
 
 LONGER_SIDE_PIXELS = 512
 # Several pictures beside each other would be too small to read at that width.
-BANNER_ASPECT, BANNER_LONGER_SIDE_PIXELS = 2.0, 1024
+BANNER_ASPECT, BANNER_LONGER_SIDE_PIXELS = 2.0, 1536
 LOSSLESS_PIXELS = 128  # up to here PNG costs little, and JPEG would blur the few pixels there are
 JPEG_QUALITY = 88
 
@@ -30,16 +30,16 @@ class Embedded:
 
 def embedded(folder: Path, file: str) -> Embedded:
     """The picture `file` (relative to `folder`, and inside it); what cannot be read is said, never raised."""
-    path = folder / file.replace("\0", "")
-    if not path.resolve().is_relative_to(folder.resolve()):
-        return Embedded(file, problem="lies outside the run folder and is not shown")
-    if not path.is_file():
-        return Embedded(file, problem="is missing")
     try:
+        path = (folder / file).resolve()
+        if not path.is_relative_to(folder.resolve()):
+            return Embedded(file, problem="lies outside the run folder and is not shown")
+        if not path.is_file():
+            return Embedded(file, problem="is missing")
         picture = _scaled_down(path)
     except ImportError:
         return Embedded(file, problem="is not shown, because pillow is not installed")
-    # PIL's readers raise what they like on a broken file.
+    # A name may be none that a file can have, and PIL's readers raise what they like on a broken file.
     except Exception as error:
         return Embedded(file, problem=f"cannot be read as a picture ({type(error).__name__})")
     return Embedded(file, _data_uri(picture), *picture.size)
@@ -50,7 +50,7 @@ def _scaled_down(path: Path) -> Any:
     from PIL import Image, ImageOps
 
     with Image.open(path) as file:
-        wide = max(file.size) >= BANNER_ASPECT * min(file.size)
+        wide = file.width >= BANNER_ASPECT * file.height
         longest = BANNER_LONGER_SIDE_PIXELS if wide else LONGER_SIDE_PIXELS
         file.thumbnail((longest, longest))
         upright = ImageOps.exif_transpose(file)
