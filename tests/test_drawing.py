@@ -1,5 +1,7 @@
 """What is drawn on pictures: in its place, in its colour, inside the picture, and the same every time."""
 
+import subprocess
+import sys
 from itertools import combinations
 
 import numpy as np
@@ -196,3 +198,8 @@ def test_colours_repeat_after_the_last():
     names = [f"class {i}" for i in range(45)]
     found = colours(names)
     assert len(set(found.values())) == len(PALETTE) == 20 and found["class 0"] == found["class 20"] == found["class 40"]
+
+
+def test_reading_the_file_does_not_wait_for_pillow():
+    code = "import sys, launcher.data.drawing; sys.exit('PIL' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

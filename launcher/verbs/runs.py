@@ -74,7 +74,7 @@ def _record(path: Path, facts: "Facts") -> dict[str, Any]:
         "method": facts.method or None,
         "last_step": facts.step,
         "seen": facts.seen,
-        "unit": facts.unit,
+        "unit": None if facts.seen is None else facts.unit,
         "best": vars(facts.best) if facts.best else None,
         "eval_loss_first": losses[0] if losses else None,
         "eval_loss_last": losses[-1] if losses else None,
