@@ -61,6 +61,10 @@ class RunFolder:
     def samples(self) -> list[dict[str, Any]]:
         return [sample for sample in self._json("samples.json", []) if isinstance(sample, dict)]
 
+    def evaluation(self) -> dict[str, Any]:
+        """The last evaluation in detail, as `launcher.metrics` leaves it: step, task, and what there is to show."""
+        return dict(self._json("evaluation.json", {}))
+
     def recipe_text(self) -> str:
         """The recipe as resolved, or an empty string."""
         return self._text("recipe.yaml")

@@ -115,7 +115,7 @@ def make_run(path: Path, **replaced: Any) -> Path:
         "samples": SAMPLES,
         "recipe": RECIPE,
     }
-    contents.update(replaced)
+    contents.update(replaced)  # "evaluation" among them, which a causal_lm run does not have
     path.mkdir(parents=True, exist_ok=True)
     for stem, content in contents.items():
         suffix = {"recipe": ".yaml", "metrics": ".jsonl", "attempts": ".jsonl"}.get(stem, ".json")

@@ -101,13 +101,6 @@ def test_evaluation_table_states_before_after_and_change(run):
     assert "▼ better" in text and "▲ better" in text and "worse" not in text
 
 
-@pytest.mark.parametrize(
-    ("metric", "verdict"), [("eval/loss", "worse"), ("eval/token_f1", "better"), ("eval/mse_loss", "worse")]
-)
-def test_a_rise_is_judged_by_what_the_metric_means(metric, verdict):
-    assert words.verdict(metric, 1.0, 2.0) == verdict
-
-
 def test_everything_is_escaped(tmp_path):
     position = {"step": 0, "time": 0.0}
     run = make_run(

@@ -6,10 +6,12 @@ from typing import Any
 
 import yaml
 
-from launcher.report.words import is_number, lower_is_better
+from launcher.report import words
+from launcher.report.words import is_number
 from launcher.run_folder import MEANING_OF_EXIT_CODE, RunFolder, kind_of, state_of_exit_code
 
 LATEST_TIME = 1e11  # unix seconds; beyond it no calendar goes
+UNITS = ("tokens", "images", "seconds")  # what a line of metrics counts, by the kind of data
 
 
 @dataclass(frozen=True)
@@ -39,8 +41,25 @@ class Best:
 
 
 @dataclass(frozen=True)
+class Goal:
+    """The metric that chooses the checkpoint (the evaluation loss where the recipe names none) and its direction."""
+
+    metric: str
+    greater_is_better: bool | None
+
+    def lower_is_better(self, metric: str) -> bool:
+        """What the recipe says of its own metric, else what the name says."""
+        if metric == self.metric and self.greater_is_better is not None:
+            return not self.greater_is_better
+        return words.lower_is_better(metric)
+
+
+@dataclass(frozen=True)
 class Facts:
-    """Times are unix seconds, `seconds` is the time that processes worked, without the gaps between attempts."""
+    """Times are unix seconds, `seconds` is the time that processes worked, without the gaps between attempts.
+
+    `seen` counts what was trained on in `unit`: tokens, images, or seconds of sound.
+    """
 
     name: str
     state: str
@@ -52,10 +71,12 @@ class Facts:
     seconds: float | None
     step: int | None
     epoch: float | None
-    tokens: float | None
+    seen: float | None
+    unit: str
     train: list[dict[str, Any]]
     evaluations: list[dict[str, Any]]
     attempts: list[Attempt]
+    goal: Goal
     best: Best | None
 
 
@@ -66,7 +87,9 @@ def gather(folder: RunFolder) -> Facts:
     worked = [attempt.seconds for attempt in attempts if attempt.seconds is not None]
     # The last line of the file, not the largest step: a resumed run may not yet be where the lost attempt was.
     last = (folder.metrics_as_written() or [{}])[-1]
+    unit = next((name for name in UNITS if name in last), UNITS[0])
     evaluations = [record for record in metrics if kind_of(record) == "eval"]
+    goal = _goal(recipe)
     return Facts(
         name=str(recipe.get("name") or folder.path.resolve().name),
         state=state,
@@ -78,11 +101,13 @@ def gather(folder: RunFolder) -> Facts:
         seconds=sum(worked) if worked else None,
         step=last.get("step"),
         epoch=_number_or_none(last.get("epoch")),
-        tokens=_number_or_none(last.get("tokens")),
+        seen=_number_or_none(last.get(unit)),
+        unit=unit,
         train=[record for record in metrics if kind_of(record) == "train"],
         evaluations=evaluations,
         attempts=attempts,
-        best=_best(recipe, evaluations),
+        goal=goal,
+        best=_best(goal, evaluations),
     )
 
 
@@ -115,17 +140,21 @@ def _model_name(recipe: dict[str, Any]) -> str:
     return f"{kind} from scratch" if kind else ""
 
 
-def _best(recipe: dict[str, Any], evaluations: list[dict[str, Any]]) -> Best | None:
-    """The best value of the metric that chooses the checkpoint; the evaluation loss where the recipe names none."""
+def _goal(recipe: dict[str, Any]) -> Goal:
     section = _section(recipe, "evaluation")
-    metric = str(section.get("metric_for_best_model") or "eval/loss")
-    values = values_of(evaluations, metric)
+    greater = section.get("greater_is_better")
+    return Goal(
+        str(section.get("metric_for_best_model") or "eval/loss"), greater if isinstance(greater, bool) else None
+    )
+
+
+def _best(goal: Goal, evaluations: list[dict[str, Any]]) -> Best | None:
+    values = values_of(evaluations, goal.metric)
     if not values:
         return None
-    greater = section.get("greater_is_better")
-    lower = lower_is_better(metric) if greater is None else not greater
-    step, value = (min if lower else max)(values, key=lambda pair: pair[1])
-    return Best(metric, value, step)
+    choose = min if goal.lower_is_better(goal.metric) else max
+    step, value = choose(values, key=lambda pair: pair[1])
+    return Best(goal.metric, value, step)
 
 
 def _attempts(folder: RunFolder, state: str) -> list[Attempt]:

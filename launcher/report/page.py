@@ -9,19 +9,12 @@ import jinja2
 
 from launcher.report import words
 from launcher.report.charts import Drawing, Series, Steps, draw
-from launcher.report.facts import Facts, gather, values_of
+from launcher.report.details import details_of
+from launcher.report.facts import Facts, Goal, gather, values_of
 from launcher.run_folder import RunFolder
 
 WIDE, NARROW, SMALL = (1080, 330), (400, 300), (400, 200)
 SAMPLES_SHOWN = 3
-# What the headline says first; an evaluation has some of them.
-HEADLINE_METRICS = ("eval/loss", "eval/perplexity", "eval/token_f1", "eval/token_accuracy", "eval/f1", "eval/accuracy")
-TITLES = {
-    "train/learning_rate": "Learning rate",
-    "train/grad_norm": "Gradient norm",
-    "train/tokens_per_second": "Tokens per second",
-    "train/peak_memory_gib": "Peak memory (GiB)",
-}
 
 
 @dataclass(frozen=True)
@@ -34,10 +27,14 @@ class Change:
     after: float
     best: float
     best_step: int
+    lower_is_better: bool
 
     @property
     def verdict(self) -> str:
-        return words.verdict(self.metric, self.before, self.after)
+        """better | worse | same."""
+        if self.before == self.after:
+            return "same"
+        return "better" if (self.after < self.before) == self.lower_is_better else "worse"
 
     @property
     def arrow(self) -> str:
@@ -71,7 +68,8 @@ def render(folder: RunFolder) -> str:
     return _template().render(
         facts=facts,
         path=str(folder.path),
-        changes=changes(facts.evaluations),
+        changes=changes(facts.evaluations, facts.goal),
+        details=details_of(folder),
         loss=_loss_figure(facts, steps),
         figures=_small_figures(facts, steps),
         moments=_moments(facts),
@@ -84,19 +82,21 @@ def render(folder: RunFolder) -> str:
     )
 
 
-def changes(evaluations: list[dict[str, Any]]) -> list[Change]:
-    """First against last evaluation, the headline's metrics first. One evaluation alone gives no change."""
+def changes(evaluations: list[dict[str, Any]], goal: Goal) -> list[Change]:
+    """First against last evaluation: the goal first, then the loss, then as written. One alone gives no change."""
     if len(evaluations) < 2:
         return []
     metrics = [key for key in evaluations[-1] if key.startswith("eval/")]
-    rows = []
-    for metric in sorted(metrics, key=lambda m: (HEADLINE_METRICS + (m,)).index(m)):
-        values = values_of(evaluations, metric)
-        if len(values) >= 2:
-            choose = min if words.lower_is_better(metric) else max
-            best_step, best = choose(values, key=lambda pair: pair[1])
-            rows.append(Change(metric, words.title_of(metric), values[0][1], values[-1][1], best, best_step))
-    return rows
+    # Sorting is stable, so the others stay as the run wrote them.
+    ordered = sorted(metrics, key=lambda metric: (metric != goal.metric, metric != "eval/loss"))
+    return [_change(m, values, goal) for m in ordered if len(values := values_of(evaluations, m)) >= 2]
+
+
+def _change(metric: str, values: list[tuple[int, float]], goal: Goal) -> Change:
+    lower = goal.lower_is_better(metric)
+    best_step, best = (min if lower else max)(values, key=lambda pair: pair[1])
+    title = "Evaluation loss" if metric == "eval/loss" else words.title_of(metric)
+    return Change(metric, title, values[0][1], values[-1][1], best, best_step, lower)
 
 
 def _steps(facts: Facts) -> Steps:
@@ -127,18 +127,18 @@ def _small_figures(facts: Facts, steps: Steps) -> list[Figure]:
         for metric in names:
             points = values_of(records, metric)
             if points and metric not in ("train/loss", "eval/loss"):
-                title = TITLES.get(metric, words.title_of(metric))
-                smooth = metric in ("train/grad_norm", "train/tokens_per_second")
+                title = words.title_of(metric)
+                smooth = metric == "train/grad_norm" or metric.endswith("_per_second")
                 series = [Series(title, points, look, smooth)]
                 figures.append(Figure(metric, title, draw(series, SMALL, steps)))
     return figures
 
 
 def _moments(facts: Facts) -> str:
-    """Epoch and tokens at every logged training step, for the line above the charts."""
-    known = [r for r in facts.train if words.is_number(r.get("epoch")) or words.is_number(r.get("tokens"))]
+    """Epoch and data seen at every logged training step, for the line above the charts."""
+    known = [r for r in facts.train if words.is_number(r.get("epoch")) or words.is_number(r.get(facts.unit))]
     stride = len(known) // 1000 + 1
-    return json.dumps([[r["step"], r.get("epoch"), r.get("tokens")] for r in known[::stride]])
+    return json.dumps([[r["step"], r.get("epoch"), r.get(facts.unit)] for r in known[::stride]])
 
 
 def _plan_rows(plan: dict[str, Any]) -> list[tuple[str, str, str]]:
@@ -171,6 +171,6 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    named = (words.number, words.duration, words.moment, words.any_json, words.short)
-    environment.filters |= {function.__name__: function for function in named}
+    named = ("number", "duration", "moment", "any_json", "short", "amount", "said", "title_of")
+    environment.filters |= {name: getattr(words, name) for name in named}
     return environment.get_template("page.html")

@@ -5,7 +5,19 @@ import math
 from datetime import UTC, datetime
 from typing import Any
 
-LOWER_IS_BETTER = ("loss", "perplexity", "error")
+LOWER_IS_BETTER = {"loss", "perplexity", "error", "mse", "mae", "rmse"}
+# Names that are no words, as the field writes them.
+SPELLED = {
+    "f1": "F1", "mcc": "MCC", "auroc": "AUROC", "mse": "MSE", "mae": "MAE", "rmse": "RMSE", "r2": "R²", "bleu": "BLEU",
+    "chrf": "chrF", "rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougel": "ROUGE-L", "rougelsum": "ROUGE-Lsum",
+    "map": "mAP", "mar": "mAR", "ap": "AP", "ar": "AR", "iou": "IoU", "gib": "(GiB)",
+}  # fmt: skip
+TITLES = {
+    "map": "mAP 50:95",
+    "ap": "AP 50:95",
+    "grad_norm": "Gradient norm",
+    "seconds_per_second": "Seconds of sound per second",
+}
 NOTHING = "–"
 
 
@@ -65,21 +77,28 @@ def percent(before: float, after: float) -> str:
 
 
 def lower_is_better(metric: str) -> bool:
-    return metric.endswith(LOWER_IS_BETTER)
-
-
-def verdict(metric: str, before: float, after: float) -> str:
-    """better | worse | same."""
-    if before == after:
-        return "same"
-    return "better" if (after < before) == lower_is_better(metric) else "worse"
+    return not LOWER_IS_BETTER.isdisjoint(metric.replace("/", "_").split("_"))
 
 
 def title_of(metric: str) -> str:
     """eval/token_f1 -> Token F1."""
-    words = metric.partition("/")[2] or metric
-    text = words.replace("/", " ").replace("_", " ").replace("gib", "(GiB)")
-    return " ".join("F1" if word == "f1" else word for word in (text[:1].upper() + text[1:]).split(" "))
+    name = metric.partition("/")[2] or metric
+    if name in TITLES:
+        return TITLES[name]
+    first, *rest = name.replace("/", " ").replace("_", " ").split(" ")
+    return " ".join([SPELLED.get(first.lower(), first[:1].upper() + first[1:]), *(SPELLED.get(w, w) for w in rest)])
+
+
+def amount(value: float, unit: str) -> str:
+    """How much a run has seen: 41k images; seconds are seconds of sound."""
+    return f"{duration(value)} of sound" if unit == "seconds" else f"{short(value)} {unit}"
+
+
+def said(value: Any) -> str:
+    """An answer of the data or the model as one reads it: several labels with commas, none as a dash."""
+    if isinstance(value, list | tuple):
+        return ", ".join(said(one) for one in value) if value else "(none)"
+    return number(value) if value is None or is_number(value) else any_json(value)
 
 
 def any_json(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""List the runs below a folder: state, task, last step, best metric, evaluation loss before and after."""
+"""List the runs below a folder: state, task, last step, data seen, best metric, evaluation loss before and after."""
 
 import argparse
 import json
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from launcher.report.facts import Facts
 
-HEADINGS = ("run", "state", "task/method", "step", "best", "eval loss", "started", "duration")
-RIGHT_ALIGNED = {"step", "duration"}
+HEADINGS = ("run", "state", "task/method", "step", "seen", "best", "eval loss", "started", "duration")
+RIGHT_ALIGNED = {"step", "seen", "duration"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _row(name: str, facts: "Facts") -> tuple[str, ...]:
     from launcher.report.facts import values_of
-    from launcher.report.words import NOTHING, duration, number
+    from launcher.report.words import NOTHING, amount, duration, number
 
     losses = [value for _, value in values_of(facts.evaluations, "eval/loss")]
     started = datetime.fromtimestamp(facts.started).strftime("%Y-%m-%d %H:%M") if facts.started is not None else NOTHING
@@ -52,6 +52,7 @@ def _row(name: str, facts: "Facts") -> tuple[str, ...]:
         facts.state,
         "/".join(filter(None, (facts.task, facts.method))) or NOTHING,
         number(facts.step),
+        NOTHING if facts.seen is None else amount(facts.seen, facts.unit),
         f"{facts.best.metric} {number(facts.best.value)} at {facts.best.step:,}" if facts.best else NOTHING,
         " → ".join(number(loss) for loss in dict.fromkeys((losses[0], losses[-1]))) if losses else NOTHING,
         started,
@@ -72,6 +73,8 @@ def _record(path: Path, facts: "Facts") -> dict[str, Any]:
         "task": facts.task or None,
         "method": facts.method or None,
         "last_step": facts.step,
+        "seen": facts.seen,
+        "unit": None if facts.seen is None else facts.unit,
         "best": vars(facts.best) if facts.best else None,
         "eval_loss_first": losses[0] if losses else None,
         "eval_loss_last": losses[-1] if losses else None,

@@ -3,7 +3,7 @@
   const curves = document.getElementById("curves");
   const where = curves.querySelector(".moment");
   const moments = JSON.parse(curves.dataset.moments);
-  const charts = [...document.querySelectorAll(".chart")].map((svg) => ({
+  const charts = [...document.querySelectorAll("[data-hover]")].map((svg) => ({
     svg, ...JSON.parse(svg.dataset.hover),
     mark: svg.querySelector(".hover"),
     readout: svg.closest("figure").querySelector(".readout"),
@@ -51,9 +51,9 @@
     }
     let text = "step " + step.toLocaleString("en-US");
     if (moments.length) {
-      const [, epoch, tokens] = moments[nearest(moments.map((m) => m[0]), step)];
+      const [, epoch, seen] = moments[nearest(moments.map((m) => m[0]), step)];
       if (epoch != null) text += " · epoch " + epoch.toFixed(2);
-      if (tokens != null) text += " · " + tokens.toLocaleString("en-US") + " tokens";
+      if (seen != null) text += " · " + seen.toLocaleString("en-US", { maximumFractionDigits: 0 }) + " " + curves.dataset.unit;
     }
     where.textContent = text;
     where.hidden = false;
