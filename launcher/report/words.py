@@ -5,7 +5,9 @@ import math
 from datetime import UTC, datetime
 from typing import Any
 
-LOWER_IS_BETTER = {"loss", "perplexity", "error", "mse", "mae", "rmse"}
+from launcher import metrics
+
+LOWER_IS_BETTER = metrics.LOWER_IS_BETTER | {"error"}
 # Names that are no words, as the field writes them.
 SPELLED = {
     "f1": "F1", "mcc": "MCC", "auroc": "AUROC", "mse": "MSE", "mae": "MAE", "rmse": "RMSE", "r2": "R²", "bleu": "BLEU",

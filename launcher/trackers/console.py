@@ -33,12 +33,18 @@ class Console:
         return (
             f"step {step}/{self._total}  epoch {values['epoch']:.2f}  loss {values['train/loss']:.4f}"
             f"  lr {values['train/learning_rate']:.2e}  {_gradient(values)}"
-            f"  {values['train/tokens_per_second']:,.0f} tokens/s  {values['train/peak_memory_gib']:.2f} GiB  ETA {_clock(left)}"
+            f"  {_speed(values)}  {values['train/peak_memory_gib']:.2f} GiB  ETA {_clock(left)}"
         )
 
 
 def _gradient(values: Mapping[str, float]) -> str:
     return f"grad {values['train/grad_norm']:.2f}" if "train/grad_norm" in values else "step skipped"
+
+
+def _speed(values: Mapping[str, float]) -> str:
+    """`1,234 tokens/s`, or what else the task counts."""
+    name = next(name for name in values if name.endswith("_per_second"))
+    return f"{values[name]:,.{0 if values[name] >= 10 else 1}f} {name.removeprefix('train/').removesuffix('_per_second')}/s"
 
 
 def _clock(seconds: float | None) -> str:
