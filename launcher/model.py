@@ -1,12 +1,10 @@
 """The base model, from a folder, the hub, or a configuration; and what its shapes alone can tell."""
 
 import inspect
-import json
 import logging
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -15,7 +13,7 @@ import transformers
 from transformers.initialization import no_init_weights
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from launcher import activations, inventory, new_head, quantize, quantized_layers, shipped, token_rows
+from launcher import activations, inventory, model_init, new_head, quantize, quantized_layers, shipped, token_rows
 from launcher.activation_memory import Decoder
 from launcher.errors import EnvironmentProblem, RecipeError
 from launcher.model_facts import ModelFacts
@@ -248,8 +246,7 @@ def _pretrained(
 
 def _config_from(init: Any) -> Any:
     """A configuration from a mapping with `model_type`, or from a .json file that holds one."""
-    values = dict(init) if not isinstance(init, str) else json.loads(Path(init).read_text(encoding="utf-8"))
-    values = {key: value for key, value in values.items() if not key.startswith("_")}
+    values = model_init.values(init)
     model_type = values.pop("model_type", None)
     if model_type is None:
         raise RecipeError("model.init has no model_type", fix="name the architecture, for example model_type: llama")

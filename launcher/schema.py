@@ -134,6 +134,8 @@ class Data(Section):
     """Longest row in tokens."""
     on_truncate: Literal["error", "drop", "truncate", "split"] | None = None
     """What to do with a longer row; split cuts plain text into several rows; null: drop for language models, else truncate."""
+    image_size: Positive | tuple[Positive, Positive] | None = None
+    """Size of a picture as the model sees it: pixels of a side, or [height, width]; null: as the model's processor has it."""
     loss_on: Literal["all", "completion", "assistant"] | None = None
     """Tokens that are learned; null: assistant for messages, completion for prompt_completion, all for text."""
     packing: bool = False

@@ -1,0 +1,158 @@
+"""Pictures: read from a file or from bytes, kept in prepared rows by name and digest, read again for a batch.
+
+A picture is decoded once while rows are prepared, so that one that cannot be read is found then and not in the middle of a run;
+one that has changed since is an error.
+"""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from xxhash import xxh3_128_hexdigest
+
+from launcher.errors import DataError, RecipeError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+THREADS = 4  # decoding releases the interpreter's lock
+MOST_PIXELS = 1 << 27  # 134 million; a file of a few kB may claim any number
+MEND = "mend or remove the picture, or set data.on_error: skip"
+SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+
+
+def kinds(name: str) -> dict[str, str]:
+    """Columns of prepared rows that hold the picture `name`: see `columns`."""
+    return {name: "text", f"{name}_bytes": "bytes", f"{name}_digest": "text"}
+
+
+def columns(name: str, source: str | bytes) -> dict[str, Any]:
+    """The columns of `kinds` for a picture: its path, or its bytes where it has none, and the digest of its bytes."""
+    inside = isinstance(source, bytes)
+    content = _content(source, "")
+    return {
+        name: "" if inside else source,
+        f"{name}_bytes": source if inside else b"",
+        f"{name}_digest": xxh3_128_hexdigest(content),
+    }
+
+
+def read(row: Mapping[str, Any], name: str = "image") -> "Image":
+    """The picture of a prepared row in RGB and upright. DataError where it is not what it was when the row was made."""
+    return in_rgb(stored(row, name), row["where"])
+
+
+def stored(row: Mapping[str, Any], name: str) -> "Image":
+    """The picture of a prepared row as it is in the file, upright."""
+    where = row[name] or row["where"]
+    content = _content(row[name] or row[f"{name}_bytes"], where)
+    if xxh3_128_hexdigest(content) != row[f"{name}_digest"]:
+        raise DataError("the picture has changed since the data was prepared", where=where, fix="start again")
+    return decoded(content, where)
+
+
+def opened(source: str | bytes, where: str) -> "Image":
+    """A picture from a path or from bytes, upright, as it is in the file. DataError for one that cannot be read."""
+    return decoded(_content(source, where), where)
+
+
+def decoded(content: bytes, where: str) -> "Image":
+    from PIL import ImageOps, UnidentifiedImageError
+
+    try:
+        picture = _header(content, where)
+        picture.load()
+        upright = ImageOps.exif_transpose(picture)
+    except DataError:
+        raise
+    except Exception as error:  # Pillow lets through whatever the decoder of a format raises
+        unknown = isinstance(error, UnidentifiedImageError)
+        problem = "in no format that is known" if unknown else str(error) or type(error).__name__
+        raise DataError(f"the picture cannot be read: {problem}", where=where, fix=MEND) from error
+    assert upright is not None
+    return upright
+
+
+def in_rgb(picture: "Image", where: str) -> "Image":
+    """As transformers' pipelines convert: what is transparent keeps the colour that it has in the file. 16 bits become 8."""
+    from PIL import Image
+
+    if picture.mode == "F":
+        raise DataError(
+            "the picture holds floating-point numbers, and it is not said which is white", where=where, fix=MEND
+        )
+    if picture.mode in SIXTEEN_BITS:
+        values = np.asarray(picture).astype(np.int64)
+        picture = Image.fromarray((values.clip(0, 65535) // 257).astype(np.uint8))
+    if picture.mode == "P" and "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+    return picture.convert("RGB")
+
+
+def each(work: Callable[[Any], Any], things: Sequence[Any]) -> list[Any]:
+    """`work` of each thing, in order, on a few threads."""
+    if len(things) < 2:
+        return [work(thing) for thing in things]
+    with ThreadPoolExecutor(min(THREADS, len(things))) as pool:
+        return list(pool.map(work, things))
+
+
+def pixels(rows: Sequence[Mapping[str, Any]], processor: Any) -> Any:
+    """pixel_values (rows, channels, height, width) fp32 of prepared rows. Without rows, those of one black picture.
+
+    RecipeError where the processor leaves pictures of different sizes.
+    """
+    import torch
+
+    made = each(lambda row: seen(read(row), processor), rows) or [blank(processor)]
+    if len(shapes := {values.shape for values in made}) > 1:
+        raise RecipeError(
+            f"{type(processor).__name__} leaves pictures of different sizes, {sorted(shapes)[0]} and {sorted(shapes)[1]}",
+            fix="set data.image_size: [height, width]",
+        )
+    return torch.from_numpy(np.stack(made))
+
+
+def seen(picture: "Image", processor: Any) -> np.ndarray:
+    """(channels, height, width) fp32: the picture as the model sees it."""
+    found = processor(images=picture, return_tensors="np")
+    if "pixel_values" not in found:
+        raise RecipeError(f"{type(processor).__name__} makes no pixel_values", fix="use another model")
+    values: np.ndarray = found["pixel_values"][0].astype(np.float32, copy=False)
+    return values
+
+
+def blank(processor: Any) -> np.ndarray:
+    from PIL import Image
+
+    return seen(Image.new("RGB", (64, 64)), processor)
+
+
+def _content(source: str | bytes, where: str) -> bytes:
+    if isinstance(source, bytes):
+        return source
+    try:
+        return Path(source).read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"the picture cannot be read: {error.strerror}", where=where or source, fix="put the file there"
+        ) from error
+
+
+def _header(content: bytes, where: str) -> "Image":
+    """A picture that is not decoded yet; refuses one whose claimed size no picture has."""
+    import warnings
+
+    from PIL import Image
+
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # our own limit is an error
+    picture = Image.open(io.BytesIO(content))
+    number = picture.width * picture.height
+    if not 0 < number <= MOST_PIXELS:
+        size = f"{picture.width} x {picture.height} pixels"
+        problem = f"the picture is {size}{f', more than {MOST_PIXELS:,}' if number else ''}"
+        raise DataError(problem, where=where, fix=MEND)
+    return picture
