@@ -63,9 +63,7 @@ def files(source: Source, layout: Layout | None = None) -> list[Path]:
             fix="name the one file that you mean",
         )
     found = files_below(path, layout.suffixes)[0] if layout and path.is_dir() else data_files(path)
-    if layout and not layout.suffixes:
-        return []
-    if not found:
+    if not found and not (layout and layout.is_folder):
         suffixes = layout.suffixes if layout else readers.READERS
         raise DataError(f"no data file ({', '.join(suffixes)}) in this folder", where=source.path)
     return found
@@ -145,8 +143,8 @@ def _of_first_row(source: Source, formats: Sequence[str], row: Row, where: str, 
 def _rows(source: Source, name: str | None, labelled: bool) -> Iterator[tuple[Path, str, Any]]:
     """(folder that names of media are relative to, where, row)"""
     layout = FORMATS[name].layout if name else None
-    local = [Path(source.path)] if layout and layout.is_folder else files(source, layout)
-    for path in local:
+    local = files(source, layout)
+    for path in [Path(source.path)] if layout and layout.is_folder else local:
         folder = _folder(source, path)
         rows = layout.read(path, source, labelled) if layout else readers.read(path, source.header or ())
         try:
@@ -155,8 +153,8 @@ def _rows(source: Source, name: str | None, labelled: bool) -> Iterator[tuple[Pa
             raise DataError(f"not UTF-8 text: {error.reason} at byte {error.start}", where=str(path)) from None
         except OSError as error:
             raise DataError(f"cannot be read: {error.strerror or error}", where=str(path)) from None
-    if not local:
-        yield from ((Path(), where, row) for where, row in _hub_rows(source))
+    if not local and layout is None:
+        yield from ((Path(source.media or "."), where, row) for where, row in _hub_rows(source))
 
 
 def _folder(source: Source, path: Path) -> Path:
