@@ -121,6 +121,8 @@ def _insist_on_fit(source: Source, formats: Sequence[str], labelled: bool) -> st
     name = detect(source, formats, labelled)
     for key, problem in misfits(source, formats, name):
         raise DataError(f"{key}: {problem}", where=source.path)
+    if source.media is not None and not Path(source.media).is_dir():
+        raise DataError(f"media: there is no folder {source.media}", where=source.path)
     return name
 
 
