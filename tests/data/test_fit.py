@@ -114,7 +114,9 @@ def test_the_recipe_s_check_knows_header_defaults_and_layouts(folder: Path, monk
     ):
         load(folder, good)
     assert load(folder, "{path: pictures.jsonl, media: classes}").data.train[0].media == str(folder / "classes")
-    with pytest.raises(RecipeErrors, match=r"data\.train\.0\.media: there is no folder .*/clases; did you mean"):
+    with pytest.raises(
+        RecipeErrors, match=r"data\.train\.0\.media: there is no folder .*/clases nor clases; did you mean"
+    ):
         load(folder, "{path: pictures.jsonl, media: clases}")
     with pytest.raises(DataError, match=r"pictures\.jsonl: media: there is no folder clases"):
         rows(folder / "pictures.jsonl", "labelled_image", media="clases")

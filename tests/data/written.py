@@ -20,6 +20,24 @@ def put(folder: Path, name: str, content: Any) -> Path:
     return path
 
 
+def touch(folder: Path, *names: str) -> None:
+    """Files that hold their own names."""
+    for name in names:
+        put(folder, name, name.encode())
+
+
+def voc(filename: str, *objects: tuple[str, tuple[Any, ...]]) -> str:
+    """A Pascal VOC file: each object has its name and xmin, ymin, xmax, ymax."""
+    sides = ("xmin", "ymin", "xmax", "ymax")
+    inner = "".join(
+        f"<object><name>{name}</name><bndbox>"
+        + "".join(f"<{side}>{value}</{side}>" for side, value in zip(sides, corners, strict=True))
+        + "</bndbox></object>"
+        for name, corners in objects
+    )
+    return f"<annotation><filename>{filename}</filename>{inner}</annotation>"
+
+
 def source(path: Path, **options: Any) -> Source:
     return Source.model_validate({"path": str(path), **{key: freeze(value) for key, value in options.items()}})
 
