@@ -40,7 +40,8 @@ def test_the_fingerprint_changes_with_every_file_and_only_then(kind: str, told: 
     assert of(tmp_path / "same") == first
     for number, name in enumerate(KINDS[kind]):
         changed = put(tmp_path / str(number), name, KINDS[kind][name])
-        changed.write_bytes(changed.read_bytes() + b" ")
+        is_media = changed.suffix in (".png", ".wav")
+        changed.write_bytes(b"3" if is_media else changed.read_bytes() + b" ")  # a picture of the same size
         assert of(tmp_path / str(number)) != first, name
 
 

@@ -24,6 +24,7 @@ ROOT = Path(__file__).parent.parent.parent
 def folder(tmp_path: Path) -> Path:
     put(tmp_path, "rows.jsonl", [{"text": "a", "label": "x"}])
     put(tmp_path, "bare.csv", "x,a\ny,b\n")
+    put(tmp_path, "marked.csv", "\ufefftext,label\na,x\n")
     put(tmp_path, "pictures.jsonl", [{"image": "a.png", "label": "x"}])
     put(tmp_path, "classes/cat/a.png", "")
     put(tmp_path, "masked/images/a.png", "")
@@ -105,6 +106,7 @@ def test_the_recipe_s_check_knows_header_defaults_and_layouts(folder: Path, monk
     monkeypatch.setattr(causal_lm, "FORMATS", tuple(FORMATS))
     for good in (
         "{path: bare.csv, header: [label, text]}",
+        "{path: marked.csv, format: labelled_text}",
         "{path: rows.jsonl, format: labelled_text, columns: {label: intents}, defaults: {label: []}}",
         "{path: classes}",
         "{path: pictures.jsonl, media: classes/cat}",

@@ -6,9 +6,6 @@ from typing import Any
 import pytest
 from written import put, read, rows, spoiled, touch
 
-from launcher.errors import DataError
-
-
 # --- rows that name files ---------------------------------------------------------------------------------------------
 
 
