@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +81,7 @@ def test_a_key_that_the_format_cannot_serve_is_named(
     assert list(found) == [key]
     with pytest.raises(DataError, match=f"{key}: .*{says}".replace("?", r"\?")):
         list(sources.examples(given, tuple(FORMATS)))
-    monkeypatch.setattr(causal_lm, "FORMATS", tuple(FORMATS))
+    monkeypatch.setattr(causal_lm, "TRAITS", replace(causal_lm.TRAITS, formats=tuple(FORMATS)))
     with pytest.raises(RecipeErrors) as caught:
         load(folder, "{path: " + path + "".join(f", {name}: {yaml(value)}" for name, value in options.items()) + "}")
     assert any(f" data.train.0.{key}: " in problem for problem in caught.value.problems)
@@ -103,7 +104,7 @@ def test_a_format_of_another_task_is_refused_with_those_of_this_one(folder: Path
 
 
 def test_the_recipe_s_check_knows_header_defaults_and_layouts(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(causal_lm, "FORMATS", tuple(FORMATS))
+    monkeypatch.setattr(causal_lm, "TRAITS", replace(causal_lm.TRAITS, formats=tuple(FORMATS)))
     for good in (
         "{path: bare.csv, header: [label, text]}",
         "{path: marked.csv, format: labelled_text}",
@@ -122,7 +123,7 @@ def test_the_recipe_s_check_knows_header_defaults_and_layouts(folder: Path, monk
         load(folder, "{path: pictures.jsonl, media: clases}")
     with pytest.raises(DataError, match=r"pictures\.jsonl: media: there is no folder clases"):
         rows(folder / "pictures.jsonl", "labelled_image", media="clases")
-    monkeypatch.setattr(causal_lm, "FORMATS", ("labelled_image", "image_folder"))
+    monkeypatch.setattr(causal_lm, "TRAITS", replace(causal_lm.TRAITS, formats=("labelled_image", "image_folder")))
     with pytest.raises(
         RecipeErrors, match=r"data\.train\.0\.path: .*no data file .*nor does it look like image_folder"
     ):
