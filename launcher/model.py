@@ -13,7 +13,17 @@ import transformers
 from transformers.initialization import no_init_weights
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from launcher import activations, inventory, model_init, new_head, quantize, quantized_layers, shipped, token_rows
+from launcher import (
+    activations,
+    batch_norm,
+    inventory,
+    model_init,
+    new_head,
+    quantize,
+    quantized_layers,
+    shipped,
+    token_rows,
+)
 from launcher.activation_memory import Decoder
 from launcher.errors import EnvironmentProblem, RecipeError
 from launcher.model_facts import ModelFacts
@@ -135,6 +145,7 @@ def facts(
         attention=recipe.model.attn_implementation or base.config._attn_implementation,
         recomputable_layers=len(activations.layers(base)) if base.supports_gradient_checkpointing else 0,
         head=base.head_modules,
+        has_batch_norm=bool(batch_norm.trained(model)),
     )
 
 

@@ -75,7 +75,19 @@ LAYERS = [
         "inventory",
         "remedies",
     },
-    {"loop", "evaluate", "rows", "predict", "run", "restore", "story", "unshard", "verify_math", "report"},
+    {
+        "loop",
+        "evaluate",
+        "evaluation_pictures",
+        "rows",
+        "predict",
+        "run",
+        "restore",
+        "story",
+        "unshard",
+        "verify_math",
+        "report",
+    },
     {"verbs", "__main__"},
 ]
 LAYER = {name: number for number, names in enumerate(LAYERS) for name in names}

@@ -20,24 +20,22 @@ if TYPE_CHECKING:
 
 THREADS = 4  # decoding releases the interpreter's lock
 MOST_PIXELS = 1 << 27  # 134 million; a file of a few kB may claim any number
+SMALL_PIXELS = 512
 MEND = "mend or remove the picture, or set data.on_error: skip"
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
 def kinds(name: str) -> dict[str, str]:
-    """Columns of prepared rows that hold the picture `name`: see `columns`."""
+    """Columns of prepared rows that hold the picture `name`: its path, or its bytes where it has none, and their digest."""
     return {name: "text", f"{name}_bytes": "bytes", f"{name}_digest": "text"}
 
 
-def columns(name: str, source: str | bytes) -> dict[str, Any]:
-    """The columns of `kinds` for a picture: its path, or its bytes where it has none, and the digest of its bytes."""
+def first_read(name: str, source: str | bytes, where: str) -> tuple[dict[str, Any], "Image"]:
+    """The columns of `kinds` for a picture, and the picture as it is in the file. DataError for one that cannot be read."""
     inside = isinstance(source, bytes)
-    content = _content(source, "")
-    return {
-        name: "" if inside else source,
-        f"{name}_bytes": source if inside else b"",
-        f"{name}_digest": xxh3_128_hexdigest(content),
-    }
+    content = _content(source, where)
+    values = ("" if inside else source, source if inside else b"", xxh3_128_hexdigest(content))
+    return dict(zip(kinds(name), values, strict=True)), decoded(content, where)
 
 
 def read(row: Mapping[str, Any], name: str = "image") -> "Image":
@@ -54,12 +52,8 @@ def stored(row: Mapping[str, Any], name: str) -> "Image":
     return decoded(content, where)
 
 
-def opened(source: str | bytes, where: str) -> "Image":
-    """A picture from a path or from bytes, upright, as it is in the file. DataError for one that cannot be read."""
-    return decoded(_content(source, where), where)
-
-
 def decoded(content: bytes, where: str) -> "Image":
+    """A picture upright, as it is in the file. DataError for one that cannot be read."""
     from PIL import ImageOps, UnidentifiedImageError
 
     try:
@@ -129,6 +123,18 @@ def blank(processor: Any) -> np.ndarray:
     from PIL import Image
 
     return seen(Image.new("RGB", (64, 64)), processor)
+
+
+def small(row: Mapping[str, Any], name: str = "image") -> "Image":
+    """A copy for people to look at, of at most 512 pixels a side."""
+    copy = read(row, name)
+    copy.thumbnail((SMALL_PIXELS, SMALL_PIXELS))
+    return copy
+
+
+def name(row: Mapping[str, Any]) -> str:
+    """The picture's file, or where it stands in a file of many."""
+    return str(row["image"] or row["where"])
 
 
 def _content(source: str | bytes, where: str) -> bytes:
