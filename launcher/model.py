@@ -241,15 +241,16 @@ def _pretrained(
     try:
         if has_new_head:  # it is said in our own words
             transformers.utils.logging.set_verbosity_error()
-        model, found = getattr(transformers, task.TRAITS.auto_class).from_pretrained(
-            section.name_or_path,
-            dtype=DTYPES[dtype],
-            attn_implementation=section.attn_implementation,
-            trust_remote_code=section.trust_remote_code,
-            output_loading_info=True,
-            ignore_mismatched_sizes=has_new_head,
-            **options,
-        )
+        with new_head.drawn_alike():
+            model, found = getattr(transformers, task.TRAITS.auto_class).from_pretrained(
+                section.name_or_path,
+                dtype=DTYPES[dtype],
+                attn_implementation=section.attn_implementation,
+                trust_remote_code=section.trust_remote_code,
+                output_loading_info=True,
+                ignore_mismatched_sizes=has_new_head,
+                **options,
+            )
     except (OSError, ValueError, ImportError) as error:
         raise EnvironmentProblem(
             f"the model cannot be loaded: {_first_line(error)}", where=str(section.name_or_path)
