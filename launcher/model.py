@@ -72,7 +72,7 @@ def load(
 
     On the CPU; under method qlora on `device`, where its layers are quantised while they are read, to compute in `compute_dtype`.
     """
-    section, head = recipe.model, head or {}
+    section, head = recipe.model, _known(head or {}, load_config(recipe)[0])
     auto_class = getattr(transformers, task.TRAITS.auto_class)
     missing: Collection[str] = ()
     if section.init is not None:
@@ -108,17 +108,23 @@ def with_head(config: Any, head: Mapping[str, Any]) -> Any:
     return config
 
 
+def _known(head: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """Those values of `Context.head` that a configuration of this kind has."""
+    return {name: value for name, value in head.items() if hasattr(config, name)}
+
+
 def facts(
     recipe: Recipe, task: ModuleType, adapter: ModuleType, processor: Any = None, head: Mapping[str, Any] | None = None
 ) -> ModelFacts:
     """Count parameters and plan the loss on a model without storage; without a tokenizer its vocabulary stays as it is."""
     config, source = load_config(recipe)
+    head = _known(head or {}, config)
     with torch.device("meta"):
         model = getattr(transformers, task.TRAITS.auto_class).from_config(
-            with_head(config, head or {}), trust_remote_code=recipe.model.trust_remote_code
+            with_head(config, head), trust_remote_code=recipe.model.trust_remote_code
         )
         token_rows.fit(model, recipe, tokenizer_of(processor))
-        _name_head(model, task, _missing_on_disk(recipe, task, head or {}))
+        _name_head(model, task, _missing_on_disk(recipe, task, head))
         layout = _layout(recipe, model)
         stored = inventory.stored(model, layout)
         model = adapter.apply(model, recipe.adapter)
@@ -235,15 +241,16 @@ def _pretrained(
     try:
         if has_new_head:  # it is said in our own words
             transformers.utils.logging.set_verbosity_error()
-        model, found = getattr(transformers, task.TRAITS.auto_class).from_pretrained(
-            section.name_or_path,
-            dtype=DTYPES[dtype],
-            attn_implementation=section.attn_implementation,
-            trust_remote_code=section.trust_remote_code,
-            output_loading_info=True,
-            ignore_mismatched_sizes=has_new_head,
-            **options,
-        )
+        with new_head.drawn_alike():
+            model, found = getattr(transformers, task.TRAITS.auto_class).from_pretrained(
+                section.name_or_path,
+                dtype=DTYPES[dtype],
+                attn_implementation=section.attn_implementation,
+                trust_remote_code=section.trust_remote_code,
+                output_loading_info=True,
+                ignore_mismatched_sizes=has_new_head,
+                **options,
+            )
     except (OSError, ValueError, ImportError) as error:
         raise EnvironmentProblem(
             f"the model cannot be loaded: {_first_line(error)}", where=str(section.name_or_path)

@@ -139,7 +139,7 @@ class Run:
         return _collate(self, units, self.prepared.train, self.plan.packing if packing is None else packing)
 
     def collate_eval(self, units: Any) -> Any:
-        return _collate(self, units, self.prepared.eval, False)
+        return _collate_eval(self, units)
 
     def held_out(self) -> Any:
         """A padded batch of up to four rows, of the evaluation data where there are some."""
@@ -159,6 +159,13 @@ class Run:
 def _collate(run: Run, units: Any, rows: Any, packing: bool) -> Any:
     packed = {"packing": True, "flat": "flash" in run.plan.attention} if packing else {}
     return run.task.rows.collate(units, rows.read, run.prepared.context, **packed)
+
+
+def _collate_eval(run: Run, units: Any) -> Any:
+    """A task may want more beside a batch that is evaluated than beside one that is trained on."""
+    assert run.prepared.eval is not None
+    collate = getattr(run.task.rows, "collate_eval", run.task.rows.collate)
+    return collate(units, run.prepared.eval.read, run.prepared.context)
 
 
 def prepare_all(recipe: Recipe, world: World) -> Prepared:

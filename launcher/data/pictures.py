@@ -67,6 +67,7 @@ def decoded(content: bytes, where: str) -> "Image":
         problem = "in no format that is known" if unknown else str(error) or type(error).__name__
         raise DataError(f"the picture cannot be read: {problem}", where=where, fix=MEND) from error
     assert upright is not None
+    upright.format = picture.format
     return upright
 
 
@@ -95,19 +96,21 @@ def each(work: Callable[[Any], Any], things: Sequence[Any]) -> list[Any]:
 
 
 def pixels(rows: Sequence[Mapping[str, Any]], processor: Any) -> Any:
-    """pixel_values (rows, channels, height, width) fp32 of prepared rows. Without rows, those of one black picture.
+    """pixel_values (rows, channels, height, width) fp32 of prepared rows. Without rows, those of one black picture."""
+    return together(each(lambda row: seen(read(row), processor), rows) or [seen(black(), processor)], processor)
 
-    RecipeError where the processor leaves pictures of different sizes.
-    """
+
+def together(values: Sequence[np.ndarray], processor: Any) -> Any:
+    """(rows, channels, height, width) of what the processor made. RecipeError where it leaves pictures of different sizes."""
     import torch
 
-    made = each(lambda row: seen(read(row), processor), rows) or [blank(processor)]
-    if len(shapes := {values.shape for values in made}) > 1:
+    if len(shapes := sorted({of_picture.shape[1:] for of_picture in values})) > 1:
+        sizes = " and ".join(f"{height} x {width}" for height, width in shapes[:2])
         raise RecipeError(
-            f"{type(processor).__name__} leaves pictures of different sizes, {sorted(shapes)[0]} and {sorted(shapes)[1]}",
+            f"{type(processor).__name__} leaves pictures of different sizes, {sizes}",
             fix="set data.image_size: [height, width]",
         )
-    return torch.from_numpy(np.stack(made))
+    return torch.from_numpy(np.stack(values))
 
 
 def seen(picture: "Image", processor: Any) -> np.ndarray:
@@ -119,10 +122,11 @@ def seen(picture: "Image", processor: Any) -> np.ndarray:
     return values
 
 
-def blank(processor: Any) -> np.ndarray:
+def black() -> "Image":
+    """Where there is no picture and one is needed."""
     from PIL import Image
 
-    return seen(Image.new("RGB", (64, 64)), processor)
+    return Image.new("RGB", (64, 64))
 
 
 def small(row: Mapping[str, Any], name: str = "image") -> "Image":

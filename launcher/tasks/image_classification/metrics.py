@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from launcher.data import pictures
+from launcher.data import drawing, pictures
 from launcher.data.context import Context
 from launcher.metrics import Measured, labelled
 
@@ -22,3 +22,10 @@ def said(
     """Predictions for people and programs."""
     for prediction, row in zip(predictions, rows, strict=True):
         yield {"input": pictures.name(row), **labelled.said(prediction, context)}
+
+
+def drawn(prediction: np.ndarray, row: Mapping[str, Any], context: Context) -> dict[str, Any]:
+    """`picture`: a small copy under what was predicted."""
+    words = labelled.said(prediction, context)
+    title = ", ".join(words["labels"]) or "none" if "labels" in words else f"{words['label']} {words['score']:.2f}"
+    return {"picture": drawing.beside(pictures.small(row), titles=[title])}
