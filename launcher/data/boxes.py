@@ -20,13 +20,14 @@ def inside(
     given = np.asarray(boxes, np.float64).reshape(-1, 4)
     if len(given) != len(labels):
         raise DataError(f"{len(given)} boxes and {len(labels)} labels; each box needs one", where=where, fix=MEND)
+    _insist(np.isfinite(given.sum(1)), "is not finite", given, labels, where)
     whole = corners(given)
     cut = np.clip(whole, 0, [*size, *size])
-    _insist(np.isfinite(given).all(1), "is not finite", given, labels, where)
     reaches = np.abs(whole - cut).max(1, initial=0)
     picture = f"reaches out of the picture of {size[0]} x {size[1]} pixels"
     _insist(reaches <= SLACK_PIXELS, picture, given, labels, where)
-    _insist((cut[:, 2:] > cut[:, :2]).all(1) & (given[:, 2:] > 0).all(1), "has no area", given, labels, where)
+    areas = np.minimum(cut[:, 2:] - cut[:, :2], given[:, 2:]).min(1, initial=np.inf)
+    _insist(areas > 0, "has no area", given, labels, where)
     return np.concatenate([cut[:, :2], cut[:, 2:] - cut[:, :2]], 1), int((reaches > 0).sum())
 
 

@@ -144,4 +144,5 @@ def ious(a: Any, b: Any) -> NDArray[np.float64]:
     both = np.maximum(high - low, 0).prod(-1)
     areas = [np.maximum(boxes[:, 2:] - boxes[:, :2], 0).prod(-1) for boxes in (first, second)]
     union = areas[0][:, None] + areas[1][None, :] - both
-    return np.divide(both, union, out=np.zeros_like(both), where=union > 0)
+    shares: NDArray[np.float64] = np.divide(both, union, out=np.zeros_like(both), where=union > 0)
+    return shares

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 from transformers.image_transforms import center_to_corners_format
+from transformers.loss import loss_for_object_detection, loss_rt_detr
 from transformers.loss.loss_deformable_detr import DeformableDetrHungarianMatcher
-from transformers.loss.loss_for_object_detection import HungarianMatcher, box_iou, generalized_box_iou
-from transformers.loss.loss_rt_detr import RTDetrHungarianMatcher
 
 from launcher.errors import NonFiniteError, RecipeError
 from launcher.losses import IGNORED
@@ -61,10 +60,12 @@ class Criterion:
 
     @property
     def matcher(self) -> Any:
+        """transformers' own."""
         if self.kind == VARIFOCAL:
-            return RTDetrHungarianMatcher(self.config)
+            return loss_rt_detr.RTDetrHungarianMatcher(self.config)  # type: ignore[no-untyped-call]
         costs = self.config.class_cost, self.config.bbox_cost, self.config.giou_cost
-        return (HungarianMatcher if self.kind == SOFTMAX else DeformableDetrHungarianMatcher)(*costs)
+        matcher = DeformableDetrHungarianMatcher if self.kind == FOCAL else loss_for_object_detection.HungarianMatcher
+        return matcher(*costs)
 
     @property
     def groups(self) -> list[str]:
@@ -116,7 +117,7 @@ def counts(of: Criterion, class_labels: Tensor, known: Tensor, training: bool) -
     if of.kind == SOFTMAX:
         found = float(numbers.clamp(max=of.queries).sum())
         classes = found + of.no_object * (float(known.sum()) * of.queries - found)
-    terms = {}
+    terms: dict[str, float] = {}
     for group in of.groups:
         times = noisy_groups(of, int(numbers.max())) * training if group == DENOISING else 1
         terms |= {f"{group}classes": classes * times, f"{group}boxes": boxes * times, f"{group}giou": boxes * times}
@@ -141,20 +142,26 @@ def sums(of: Criterion, targets: Targets, known: Tensor, layers: Mapping[str, Se
 
 
 def _of_layer(of: Criterion, layer: Layer, matched: Matched, known: Tensor) -> dict[str, Tensor]:
-    found = layer.boxes[matched.rows, matched.queries]
-    given = matched.boxes.to(found.dtype)
-    corners = center_to_corners_format(found), center_to_corners_format(given)
-    overlap = torch.diag(box_iou(corners[0].detach(), corners[1])[0])
+    places = matched.rows, matched.queries
+    found, given = layer.boxes[places], matched.boxes.to(layer.boxes.dtype)
+    overlap, generalised = _ious(found, given)
     classes = torch.full(layer.logits.shape[:2], of.config.num_labels, device=layer.logits.device)
-    classes[matched.rows, matched.queries] = matched.classes
     overlaps = layer.logits.new_zeros(layer.logits.shape[:2])
-    overlaps[matched.rows, matched.queries] = overlap
+    classes[places], overlaps[places] = matched.classes, overlap.detach().to(overlaps.dtype)
     each = {SOFTMAX: _cross_entropy, FOCAL: _focal, VARIFOCAL: _varifocal}[of.kind](of, layer.logits, classes, overlaps)
     return {
         "classes": of.classes * (each * known[:, None]).sum(),
         "boxes": of.boxes * functional.l1_loss(found, given, reduction="sum"),
-        "giou": of.giou * (1 - torch.diag(generalized_box_iou(*corners))).sum(),
+        "giou": of.giou * (1 - generalised).sum(),
     }
+
+
+def _ious(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
+    """(n,) intersection over union of boxes with those in the same place, and the generalised one."""
+    corners: Any = center_to_corners_format(a), center_to_corners_format(b)  # type: ignore[arg-type]
+    overlaps, _ = loss_for_object_detection.box_iou(*corners)  # type: ignore[no-untyped-call]
+    generalised = loss_for_object_detection.generalized_box_iou(*corners)  # type: ignore[no-untyped-call]
+    return torch.diag(overlaps), torch.diag(generalised)
 
 
 def match(of: Criterion, layer: Layer, targets: Targets) -> Matched:
@@ -200,7 +207,8 @@ def _focal(of: Criterion, logits: Tensor, classes: Tensor, overlaps: Tensor) -> 
     wrong = (logits.sigmoid() - wanted).abs()
     alpha = of.config.focal_alpha * wanted + (1 - of.config.focal_alpha) * (1 - wanted)
     each = functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")
-    return (alpha * wrong**2 * each).sum(-1)
+    total: Tensor = (alpha * wrong**2 * each).sum(-1)
+    return total
 
 
 def _varifocal(of: Criterion, logits: Tensor, classes: Tensor, overlaps: Tensor) -> Tensor:
