@@ -52,6 +52,9 @@ def detector(family: str, **changes: Any) -> Any:
         setattr(config, name, value)
     torch.manual_seed(0)
     model = transformers.AutoModelForObjectDetection.from_config(config)
+    with torch.no_grad():  # at the start many layers say nothing, and normalisation makes rounding of nothing large
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
             module.train = lambda mode=True, module=module: module  # type: ignore[method-assign, misc]
