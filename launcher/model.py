@@ -16,6 +16,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from launcher import (
     activations,
     batch_norm,
+    image_size,
     inventory,
     model_init,
     new_head,
@@ -90,6 +91,7 @@ def load(
         with torch.device("meta"):
             config = with_head(load_config(recipe)[0], head)
             shape = auto_class.from_config(config, trust_remote_code=section.trust_remote_code)
+        _name_head(shape, task, _missing_on_disk(recipe, task, head))
         layout = quantized_layers.layout(recipe, shape)
         options = quantize.load_options(layout, compute_dtype, device)
         model, missing = _pretrained(task, section, dtype, {**options, **head})
@@ -129,6 +131,8 @@ def facts(
         stored = inventory.stored(model, layout)
         model = adapter.apply(model, recipe.adapter)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if processor is not None and task.TRAITS.processor == "image_processor":
+        image_size.insist_on_fit(base, processor, recipe)
     loss = task.objective.plan_loss(base, recipe.loss, recipe.method)
     text_config = config.get_text_config()
     return ModelFacts(
