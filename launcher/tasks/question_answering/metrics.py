@@ -7,7 +7,7 @@ import numpy as np
 
 from launcher.data.context import Context
 from launcher.metrics import Measured, squad
-from launcher.tasks.question_answering.answers import COLUMNS, Answer, answers
+from launcher.tasks.question_answering.spans import COLUMNS, Answer, answers
 
 ERRORS_SHOWN = 20
 SHOWN_CHARACTERS = 120  # of the context, on either side of an answer

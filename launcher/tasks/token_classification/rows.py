@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from launcher.data import text_rows
@@ -65,7 +66,7 @@ def collate(units: Sequence[Sequence[int]], read: Callable[..., Mapping[str, Any
     batch = text_rows.padded(found, context)
     is_word, labels = torch.zeros_like(batch["input_ids"]), torch.full_like(batch["input_ids"], IGNORED)
     for number, row in enumerate(found):
-        starts = torch.as_tensor(row["starts"], dtype=torch.int64)
+        starts = torch.tensor(np.array(row["starts"], np.int64))
         there = starts >= 0
         is_word[number, starts[there]] = 1
         if len(row["tags"]):
