@@ -19,6 +19,7 @@ def save(folder: Path) -> Path:
 
     save_tokenizer(folder)
     shape: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    shape["initializer_range"] = 0.2  # for logits that are far apart
     config = BertConfig(vocab_size=200, num_attention_heads=4, max_position_embeddings=64, pad_token_id=0, **shape)
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -52,7 +53,8 @@ def save_tokenizer(folder: Path) -> None:
         single="[CLS] $A [SEP]", pair="[CLS] $A [SEP] $B:1 [SEP]:1", special_tokens=ids
     )
     names = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    PreTrainedTokenizerFast(tokenizer_object=tokenizer, **names).save_pretrained(folder)
+    inputs = ["input_ids", "token_type_ids", "attention_mask"]
+    PreTrainedTokenizerFast(tokenizer_object=tokenizer, model_input_names=inputs, **names).save_pretrained(folder)
 
 
 def sentence(chance: random.Random, number: int) -> dict[str, list[str]]:
