@@ -1,7 +1,11 @@
-"""A tiny BERT with a tokenizer that cuts words into pieces, and data with tagged words and with questions."""
+"""A tiny BERT with a tokenizer that cuts words into pieces, and data with tagged words and with questions.
+
+`token_classification(folder)` and `question_answering(folder)` write both, and return the recipe's sections for them.
+"""
 
 import json
 import random
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +16,32 @@ LETTERS = "abcdefghijklmnopqrstuvwxyz"
 CHINESE = "春天在哪里人民"
 
 
+SECTIONS = """\
+method: full
+model: {{name_or_path: encoder}}
+data: {{train: [{{path: train.jsonl}}], eval: [{{path: eval.jsonl}}], max_length: 24{}}}
+optimizer: {{learning_rate: 1.0e-2}}
+"""
+
+
+def token_classification(folder: Path) -> str:
+    _with_data(folder, sentence)
+    return SECTIONS.format("")
+
+
+def question_answering(folder: Path) -> str:
+    _with_data(folder, question)
+    return SECTIONS.format(", doc_stride: 5, max_query_length: 8")
+
+
+def _with_data(folder: Path, make: Callable[[random.Random, int], dict[str, Any]]) -> None:
+    """Eleven examples and seven to evaluate, some longer than the model takes at once."""
+    save(folder / "encoder")
+    chance = random.Random(0)
+    for name, number in (("train", 11), ("eval", 7)):
+        write(folder / f"{name}.jsonl", [make(chance, chance.randint(1, 40)) for _ in range(number)])
+
+
 def save(folder: Path) -> Path:
     """model with tokenizer, the same bytes every time."""
     import torch
@@ -19,7 +49,8 @@ def save(folder: Path) -> Path:
 
     save_tokenizer(folder)
     shape: dict[str, Any] = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
-    shape["initializer_range"] = 0.2  # for logits that are far apart
+    shape |= {"initializer_range": 0.2}  # for logits that are far apart
+    shape |= {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
     config = BertConfig(vocab_size=200, num_attention_heads=4, max_position_embeddings=64, pad_token_id=0, **shape)
     with torch.random.fork_rng():
         torch.manual_seed(0)
