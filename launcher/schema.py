@@ -133,7 +133,8 @@ class Data(Section):
     max_length: Positive = 1024
     """Longest row in tokens."""
     on_truncate: Literal["error", "drop", "truncate", "split"] | None = None
-    """What to do with a longer row; split cuts plain text into several rows; null: drop for language models, else truncate."""
+    """What to do with a longer row; split makes several of it, of plain text or words; null: drop for language models,
+    split for words, else truncate."""
     doc_stride: Annotated[int, Field(ge=0)] = 128
     """Tokens that neighbouring windows of a long context share."""
     max_query_length: Positive = 64
