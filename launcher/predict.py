@@ -18,6 +18,7 @@ from launcher.data.labels import Labels
 from launcher.errors import EnvironmentProblem
 from launcher.export import FACTS
 from launcher.schema import Data
+from launcher.section import freeze
 
 ROWS_AT_ONCE = 512  # that are read before they are predicted
 
@@ -53,7 +54,7 @@ class Predictor:
             if task.TRAITS.label_column is None
             else Labels.listed(list(model.config.id2label.values()))
         )
-        data = Data.model_validate({name: value for name, value in known["data"].items() if value is not None})
+        data = Data.model_validate(freeze(known["data"]))
         context = Context(used, data, processor.pad_token_id(used), labels, (), head)
         options = task.Config.model_validate(known["loss"])
         return cls(task, task.objective.build(model, options, context).to(device).eval(), context, device)

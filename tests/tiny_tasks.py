@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import tiny
+import tiny_encoder
 
 COMMON = """\
 training: {global_batch_size: 4, per_device_train_batch_size: 1, max_steps: 6, precision: fp32}
@@ -94,4 +95,6 @@ def save_bert(folder: Path) -> None:
 MAKERS: dict[str, Callable[[Path], str]] = {
     "text_classification": _text_classification,
     "text_regression": _text_regression,
+    "token_classification": tiny_encoder.token_classification,
+    "question_answering": tiny_encoder.question_answering,
 }
