@@ -1,9 +1,8 @@
-"""Tags and answers through the whole launcher: the same however it is sliced, stopped or exported."""
+"""Tags and answers through the whole launcher: predictions of plain transformers, and what the evaluation shows."""
 
 import json
 import math
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,6 @@ import tiny
 import tiny_encoder
 import torch
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer, pipeline
-from workers import Workers
 
 from launcher.predict import Predictor
 
@@ -43,41 +41,6 @@ def run(recipe: Path) -> Path:
     folder = recipe.parent / "run"
     assert tiny.train(recipe, f"output_dir={folder}", "export.verify=false") == 0
     return folder
-
-
-@pytest.fixture(scope="module")
-def two_ranks() -> Iterator[Workers]:
-    ranks = Workers(2)
-    yield ranks
-    ranks.close()
-
-
-def evaluated(folder: Path) -> dict[str, dict[int, float]]:
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    names = {name for line in lines for name in line if name.startswith("eval/")}
-    return {name: tiny.losses(folder, name) for name in names}
-
-
-def test_two_ranks_measure_what_one_does(recipe: Path, run: Path, two_ranks: Workers, tmp_path: Path) -> None:
-    words = ["train", str(recipe), f"output_dir={tmp_path / 'two'}", "export.verify=false"]
-    assert two_ranks.run(words, tmp_path / "log") == [0, 0], (tmp_path / "log").read_text()[-3000:]
-    assert tiny.losses(tmp_path / "two") == pytest.approx(tiny.losses(run), rel=1e-4)
-    wanted, found = evaluated(run), evaluated(tmp_path / "two")
-    assert wanted.keys() == found.keys() and len(wanted) >= 3
-    for name, values in wanted.items():
-        assert found[name] == pytest.approx(values, rel=1e-3), name
-    errors = [json.loads((folder / "evaluation.json").read_text())["errors"] for folder in (run, tmp_path / "two")]
-    assert len(errors[0]) == len(errors[1])
-    for one, other in zip(*errors, strict=True):
-        assert (one["where"], one["predicted"]) == (other["where"], other["predicted"])
-
-
-def test_a_resumed_run_ends_as_one_that_was_never_stopped(recipe: Path, run: Path, tmp_path: Path) -> None:
-    shutil.copytree(run, tmp_path / "run", ignore=shutil.ignore_patterns("export", "step-00000008"))
-    words = (f"output_dir={tmp_path / 'run'}", "export.verify=false", "--resume", "auto")
-    assert tiny.train(recipe, *words) == 0
-    assert tiny.losses(tmp_path / "run") == tiny.losses(run)
-    assert (tmp_path / "run/export/model.safetensors").read_bytes() == (run / "export/model.safetensors").read_bytes()
 
 
 def test_plain_transformers_gives_the_predictions_of_the_launcher(recipe: Path, run: Path) -> None:
@@ -165,19 +128,3 @@ def test_the_evaluation_shows_what_was_wrong(recipe: Path, run: Path) -> None:
         line = json.loads((recipe.parent / "eval.jsonl").read_text().splitlines()[number - 1])
         assert error["input"] == line.get("question", " ".join(line.get("tokens", [])))
         assert error["reference"] != error["predicted"]
-
-
-def test_an_adapter_trains_the_new_head_in_full_and_predicts_from_its_export(
-    recipe: Path, tmp_path: Path, proof_in_this_process: None
-) -> None:
-    words = ["method=lora", "adapter={r: 2, lora_alpha: 4, target_modules: [query, value]}", "training.max_steps=2"]
-    words += ["checkpoint.save_steps=null", "evaluation.eval_steps=null", f"output_dir={tmp_path / 'run'}"]
-    assert tiny.train(recipe, *words) == 0
-    head = {"token_classification": "classifier", "question_answering": "qa_outputs"}[recipe.stem]
-    assert head in json.dumps(json.loads((tmp_path / "run/plan.json").read_text()))
-    example = json.loads((recipe.parent / "eval.jsonl").read_text().splitlines()[0])
-    example = {name: value for name, value in example.items() if name not in ("tags", "answers")}
-    assert len(list(Predictor.of(tmp_path / "run/export").predict([("", example)], 1))) == 1
-    config = json.loads((tmp_path / "run/export/adapter_config.json").read_text())
-    assert config["task_type"] == {"classifier": "TOKEN_CLS", "qa_outputs": "QUESTION_ANS"}[head]
-    assert head in config["modules_to_save"]
