@@ -2,6 +2,8 @@
 
 import json
 import logging
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
@@ -15,7 +17,7 @@ import transformers
 from launcher import parts, processor, proof
 from launcher.data.context import Context, Tools
 from launcher.data.labels import Labels
-from launcher.errors import EnvironmentProblem
+from launcher.errors import EnvironmentProblem, RecipeError, StorageError
 from launcher.export import FACTS
 from launcher.schema import Data
 from launcher.section import freeze
@@ -29,6 +31,32 @@ def facts(recipe: Any) -> dict[str, Any]:
     data = recipe.data.model_dump(mode="json", include=set(traits.data_keys))
     model = recipe.model.model_dump(mode="json", include={"trust_remote_code"})
     return {"task": recipe.task, "data": data, "loss": recipe.loss.model_dump(mode="json"), **model}
+
+
+class Drawings:
+    """A folder that what was found is drawn into, a file of the name of each input."""
+
+    def __init__(self, folder: Path, task: ModuleType):
+        if not hasattr(task.metrics, "drawn"):
+            raise RecipeError(f"{task.__name__.rpartition('.')[2]} draws no pictures", fix="leave --pictures out")
+        self._folder, self._taken = folder, Counter[str]()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot be made: {error.strerror}", where=str(folder)) from error
+
+    def save(self, about: str, pictures: Mapping[str, Any]) -> dict[str, str]:
+        """Name -> file of each picture: `cat.png` for `picture`, `cat.mask.png` for `mask`, with a number for a second cat."""
+        stem = re.sub(r"[^\w.-]+", "_", Path(about).stem) or "input"
+        self._taken[stem] += 1
+        stem += f"-{self._taken[stem]}" if self._taken[stem] > 1 else ""
+        files = {name: self._folder / f"{stem}{'' if name == 'picture' else f'.{name}'}.png" for name in pictures}
+        try:
+            for name, file in files.items():
+                pictures[name].save(file)
+        except OSError as error:
+            raise StorageError(f"a picture could not be written: {error}", where=str(self._folder)) from error
+        return {name: str(file) for name, file in files.items()}
 
 
 @dataclass(frozen=True)
@@ -59,13 +87,17 @@ class Predictor:
         options = task.Config.model_validate(known["loss"])
         return cls(task, task.objective.build(model, options, context).to(device).eval(), context, device)
 
-    def predict(self, examples: Iterable[tuple[str, Mapping[str, Any]]], batch_size: int) -> Iterator[dict[str, Any]]:
-        """One answer for each (where, example), in order, with what it is about."""
+    def predict(
+        self, examples: Iterable[tuple[str, Mapping[str, Any]]], batch_size: int, drawings: Drawings | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """One answer for each (where, example), in order, with what it is about, and with the files of its `drawings`."""
         numbered = iter(examples)
         while some := list(islice(numbered, ROWS_AT_ONCE)):
-            yield from self._of(some, batch_size)
+            yield from self._of(some, batch_size, drawings)
 
-    def _of(self, examples: list[tuple[str, Mapping[str, Any]]], batch_size: int) -> Iterator[dict[str, Any]]:
+    def _of(
+        self, examples: list[tuple[str, Mapping[str, Any]]], batch_size: int, drawings: Drawings | None
+    ) -> Iterator[dict[str, Any]]:
         tools = Tools(self.context.processor, self.context.data, "truncate", {}, labelled=False)
         rows = [row for where, example in examples for row in self.task.rows.rows(where, example, tools)]
         predictions: dict[int, Any] = {}
@@ -73,7 +105,14 @@ class Predictor:
         for start in range(0, len(rows), batch_size):
             indices = by_length[start : start + batch_size]
             predictions.update(zip(indices, self._batch(rows, indices), strict=True))
-        yield from self.task.metrics.said([predictions[index] for index in range(len(rows))], rows, self.context)
+        in_order = [predictions[index] for index in range(len(rows))]
+        answers = self.task.metrics.said(in_order, rows, self.context)
+        if drawings is None:
+            yield from answers
+            return
+        for answer, prediction, row in zip(answers, in_order, rows, strict=True):
+            made = self.task.metrics.drawn(prediction, row, self.context)
+            yield {**answer, **drawings.save(str(answer["input"]), made)}
 
     @torch.no_grad()
     def _batch(self, rows: list[dict[str, Any]], indices: list[int]) -> list[Any]:

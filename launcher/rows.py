@@ -1,5 +1,6 @@
 """The prepared rows of a recipe: read, turned into rows by the task once, or taken from the cache; and what the rows tell."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,8 +27,7 @@ class Reader:
     def __init__(self, recipe: Recipe, task: ModuleType, used_processor: Any):
         self.recipe, self.task, self.processor = recipe, task, used_processor
         self.on_truncate = recipe.data.on_truncate or task.TRAITS.on_truncate
-        given = recipe.data.labels if task.TRAITS.label_column else None
-        self.given = None if given is None else Labels.listed(given)
+        self.given = self._given()
 
     def rows(self, which: str, labels: Labels | None = None) -> Joined | None:
         """Those of data.train or data.eval, None where there is no source. `labels`: those that a row may have; None: as given."""
@@ -45,12 +45,22 @@ class Reader:
         head = self.task.rows.head(train, context) if hasattr(self.task.rows, "head") else {}
         return Context(context.processor, context.data, context.pad_token_id, labels, counts, head)
 
+    def _given(self) -> Labels | None:
+        """A task may read data.labels, or the values in the data, in its own way."""
+        data = self.recipe.data
+        if self.task.TRAITS.label_column is None or data.labels is None:
+            return None
+        if hasattr(self.task.rows, "labels_given"):
+            own: Labels = self.task.rows.labels_given(data)
+            return own
+        return Labels.listed(data.labels)
+
     def _labels(self, train: Joined) -> tuple[Labels | None, tuple[int, ...]]:
         column = self.task.TRAITS.label_column
         if column is None:
             return None, ()
         counted = Counter(label for row in train.all(column) for label in row)
-        labels = self.given or Labels.found(counted)
+        labels = self.given or getattr(self.task.rows, "labels_found", Labels.found)(counted)
         if len(labels) < 2:
             raise DataError(
                 f"the training data has the labels {', '.join(labels.names) or 'of nothing'}, and at least two are needed",
@@ -64,6 +74,7 @@ class Reader:
         data, task = self.recipe.data, self.task
         ingredients = {
             "source": sources.fingerprint(source, task.TRAITS.formats),
+            "places": _places(source) if task.TRAITS.processor != "tokenizer" else [],
             "processor": processor.ingredients(self.processor),
             "options": [self.recipe.task, self.on_truncate, data.on_error, *self._data_options()],
             "labels": labels and [list(labels.names), dict(labels.values)],
@@ -89,6 +100,11 @@ class Reader:
                 if spoiled is None:
                     raise
                 spoiled(error)
+
+
+def _places(source: Source) -> list[str]:
+    """Where files are that rows name: a copy of the data, which has the same fingerprint, has rows of its own."""
+    return [os.path.abspath(path) for path in (source.path, source.media) if path and os.path.exists(path)]
 
 
 class _Skipped:

@@ -143,6 +143,10 @@ class Data(Section):
     """Longest answer in tokens that is given."""
     null_score_diff_threshold: float | None = 0.0
     """No answer is given where the score of none exceeds the best answer's by more than this; null: always an answer."""
+    image_size: Positive | tuple[Positive, Positive] | None = None
+    """Size of a picture as the model sees it: pixels of a side, or [height, width]; null: as the model's processor has it."""
+    ignore_index: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """Number in a mask whose pixels do not count; null: 255, unless 255 is a label."""
     loss_on: Literal["all", "completion", "assistant"] | None = None
     """Tokens that are learned; null: assistant for messages, completion for prompt_completion, all for text."""
     packing: bool = False

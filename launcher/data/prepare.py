@@ -31,12 +31,13 @@ ROWS_PER_BATCH = 10_000
 KINDS = {
     "int": "int64",
     "text": "string",
+    "bytes": "binary",
     "ints": "list<int32>",
     "floats": "list<float32>",
     "texts": "list<string>",
 }
 ITEMS_PER_BATCH = 4_000_000  # a row may be long: what waits to be written is Python's, at some 16 bytes a number
-LIBRARIES = ("transformers", "tokenizers", "jinja2", "pyarrow")
+LIBRARIES = ("transformers", "tokenizers", "jinja2", "pyarrow", "pillow")
 Row = dict[str, Any]
 MakeRows = Callable[[dict[str, int]], Iterable[Row]]
 
@@ -44,10 +45,11 @@ MakeRows = Callable[[dict[str, int]], Iterable[Row]]
 @dataclass(frozen=True)
 class Columns:
     """Name -> kind of each column. `length` names the one that tells how long a row is: the number of its items, or itself;
-    where it is None, every row counts one."""
+    where it is None, every row counts one. `places` say where something is and not what: data that is moved stays the same."""
 
     kinds: Mapping[str, str]
     length: str | None = None
+    places: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -242,8 +244,9 @@ def _write_rows(path: Path, batches: Iterator[list[Row]], columns: Columns) -> s
             for rows in chain([first], batches):
                 batch = pyarrow.RecordBatch.from_pylist(rows, schema)
                 writer.write_batch(batch)
-                for column in batch.columns:
-                    _digest(column, content)
+                for name, column in zip(columns.kinds, batch.columns, strict=True):
+                    if name not in columns.places:
+                        _digest(column, content)
         os.fsync(sink.fileno())  # the rename must not reach the disk before the rows do
     return content.hexdigest()[:32]
 
@@ -264,9 +267,9 @@ def _digest(column: Any, content: Any) -> None:
     if pyarrow.types.is_list(column.type):
         content.update(column.value_lengths().to_numpy())
         _digest(column.values, content)
-    elif pyarrow.types.is_string(column.type):
+    elif pyarrow.types.is_string(column.type) or pyarrow.types.is_binary(column.type):
         content.update(pyarrow.compute.binary_length(column).to_numpy(zero_copy_only=False))
-        content.update("".join(column.to_pylist()).encode())
+        content.update(b"".join(column.cast("binary").to_pylist()))
     else:
         content.update(column.to_numpy())
 
