@@ -71,6 +71,8 @@ def ingredients(processor: Any) -> list[Any]:
     """All that decides what it makes of an input, as JSON."""
     if tokenizer_of(processor) is None:
         return [processor.to_dict()]
+    processor.backend_tokenizer.no_truncation()  # as the last call set them, whichever that was
+    processor.backend_tokenizer.no_padding()
     return [processor.backend_tokenizer.to_str(), processor.chat_template, dict(processor.special_tokens_map)]
 
 

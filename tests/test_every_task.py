@@ -10,6 +10,8 @@ import tiny_tasks
 from safetensors.torch import load_file
 from workers import Workers
 
+from launcher import parts, recipe
+
 TOLERANCE = {"ddp": 1e-5, "zero3": 1e-4}
 
 
@@ -64,8 +66,10 @@ def test_the_export_is_proven_and_what_people_look_at_is_there(alone: Path) -> N
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora"])
-def test_an_adapter_trains_the_new_head_in_full(method: str, task: Path, tmp_path: Path) -> None:
-    run = tmp_path / "run"
+def test_an_adapter_trains_the_new_head_in_full(
+    method: str, task: Path, tmp_path: Path, proof_in_this_process: None
+) -> None:
+    run, loaded = tmp_path / "run", recipe.load(task)
     words = [f"method={method}", "adapter={r: 2}", "export.verify=true", "training.max_steps=2"]
     assert tiny.train(task, f"output_dir={run}", *words) == 0
     plan = json.loads((run / "plan.json").read_text())["values"]["modules_to_save"]
@@ -76,6 +80,8 @@ def test_an_adapter_trains_the_new_head_in_full(method: str, task: Path, tmp_pat
         assert trained and not any("lora_" in name for name in trained)
     verdict = json.loads((run / "proof" / "verdict.json").read_text())
     assert verdict["ok"], verdict
+    config = json.loads((run / "export" / "adapter_config.json").read_text())
+    assert config["task_type"] == parts.load("tasks", loaded.task).TRAITS.peft_task_type
 
 
 def metrics(run: Path) -> list[dict[str, float]]:
