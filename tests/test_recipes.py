@@ -57,7 +57,7 @@ def test_plans_for_a_node_of_gpus_without_a_network(path, tmp_path, capsys):
     assert values["world_size"] == world
     assert values["micro_batches_per_step"] * values["per_device_train_batch_size"] == values["global_batch_size"]
     name = recipe.load(path).model.name_or_path
-    if name in SHAPES and values["method"] == "full":
+    if name in SHAPES and values["method"] == "full" and values["task"] in ("causal_lm", "text_classification"):
         assert values["parameters"] == json.loads(SHAPES[name].read_text())["_parameters"]
 
 
