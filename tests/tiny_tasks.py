@@ -49,6 +49,13 @@ def _semantic_segmentation(folder: Path) -> str:
     return IMAGES + "loss: {dice_weight: 0.5}\n"
 
 
+def _object_detection(folder: Path) -> str:
+    tiny_pictures.save_yolos(folder / "model")
+    tiny_pictures.with_boxes(folder / "train" / "boxes.json", 22)
+    tiny_pictures.with_boxes(folder / "eval" / "boxes.json", 5, 22)
+    return IMAGES.replace("path: train", "path: train/boxes.json").replace("path: eval", "path: eval/boxes.json")
+
+
 def _texts(folder: Path, rows: list[dict[str, str]]) -> str:
     save_bert(folder / "model")
     write(folder / "train.csv", rows[:22])
@@ -120,4 +127,5 @@ MAKERS: dict[str, Callable[[Path], str]] = {
     "question_answering": tiny_encoder.question_answering,
     "image_classification": _image_classification,
     "semantic_segmentation": _semantic_segmentation,
+    "object_detection": _object_detection,
 }
