@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
@@ -15,8 +15,9 @@ import transformers
 from launcher import parts, processor
 from launcher.data.context import Context, Tools
 from launcher.data.labels import Labels
-from launcher.errors import EnvironmentProblem
+from launcher.errors import DataError, EnvironmentProblem
 from launcher.export import FACTS
+from launcher.generation import Generation
 from launcher.schema import Data
 
 ROWS_AT_ONCE = 512  # that are read before they are predicted
@@ -26,7 +27,10 @@ def facts(recipe: Any) -> dict[str, Any]:
     """What a prediction must know of the recipe, for the export. Dumping is not reading, see `Recipe.start_audit`."""
     traits = parts.load("tasks", recipe.task).TRAITS
     data = recipe.data.model_dump(mode="json", include=set(traits.data_keys))
-    return {"task": recipe.task, "data": data, "loss": recipe.loss.model_dump(mode="json")}
+    known = {"task": recipe.task, "data": data, "loss": recipe.loss.model_dump(mode="json")}
+    if traits.generated_metrics:
+        known["generation"] = recipe.evaluation.model_dump(mode="json", include={"max_new_tokens", "num_beams"})
+    return known
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,7 @@ class Predictor:
     objective: Any
     context: Context
     device: torch.device
+    how: Generation | None = None
 
     @classmethod
     def of(cls, export: Path) -> "Predictor":
@@ -55,13 +60,28 @@ class Predictor:
         data = Data.model_validate({name: value for name, value in known["data"].items() if value is not None})
         context = Context(used, data, processor.pad_token_id(used), labels, (), head)
         options = task.Config.model_validate(known["loss"])
-        return cls(task, task.objective.build(model, options, context).to(device).eval(), context, device)
+        objective = task.objective.build(model, options, context).to(device).eval()
+        how = Generation(**known["generation"]) if hasattr(task, "answers") else None
+        return cls(task, objective, context, device, how)
 
     def predict(self, examples: Iterable[tuple[str, Mapping[str, Any]]], batch_size: int) -> Iterator[dict[str, Any]]:
         """One answer for each (where, example), in order, with what it is about."""
         numbered = iter(examples)
         while some := list(islice(numbered, ROWS_AT_ONCE)):
-            yield from self._of(some, batch_size)
+            yield from self._of(some, batch_size) if self.how is None else self._generated(some, batch_size)
+
+    def _generated(self, examples: list[tuple[str, Mapping[str, Any]]], batch_size: int) -> Iterator[dict[str, Any]]:
+        """Of a task that has `answers`: what the model writes."""
+        assert self.how is not None
+        asked = []
+        for where, example in examples:
+            found = self.task.answers.questions([(where, example)], self.context)
+            if not found:
+                raise DataError("there is nothing in it to answer", where=where)
+            asked += found
+        how = replace(self.how, batch_size=batch_size)
+        said = self.task.answers.answers(self.objective.model, asked, self.context, how)
+        yield from ({"input": q.shown, "output": answer} for q, answer in zip(asked, said, strict=True))
 
     def _of(self, examples: list[tuple[str, Mapping[str, Any]]], batch_size: int) -> Iterator[dict[str, Any]]:
         tools = Tools(self.context.processor, self.context.data, "truncate", {}, labelled=False)

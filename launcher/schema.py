@@ -241,9 +241,15 @@ class Evaluation(Section):
     per_device_eval_batch_size: Positive | None = None
     """Rows per forward pass; null takes per_device_train_batch_size."""
     generate_rows: Positive = 64
-    """Rows that are answered by generation for token_f1."""
+    """Rows that are answered by generation for the metrics that need answers: token_f1, bleu, rougeL..."""
     max_new_tokens: Positive = 64
     """Longest generated answer in tokens."""
+    num_beams: Positive = 1
+    """Beams of the search for the likeliest answer; 1 is greedy."""
+    bleu_tokenize: Literal["13a", "intl", "zh", "char", "none", "ja-mecab", "ko-mecab", "flores101", "flores200"] = (
+        "13a"
+    )
+    """How sacrebleu splits words: 13a for languages with spaces, zh, ja-mecab, ko-mecab, char... ROUGE follows it."""
 
 
 class Checkpoint(Section):

@@ -31,6 +31,7 @@ LAYERS = [
         "dequantize",
         "run_folder",
         "objectives",
+        "generation",
         "task",
     },
     {"tasks", "adapters", "optimizers", "trackers"},

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from launcher.data.context import Context
+from launcher.generation import Question
 from launcher.metrics import Measured, squad
 
 
@@ -21,10 +22,12 @@ def summarize(
     return Measured(values, {})
 
 
-def scored_answers(answers: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+def scored_answers(
+    answers: Sequence[str], questions: Sequence[Question], names: Sequence[str], tokenize: str
+) -> Measured:
     """The metrics of generated answers: means over them."""
-    scores = [score(answer, reference) for answer, reference in zip(answers, references, strict=True)]
-    return {"token_f1": sum(scores) / len(scores)} if scores else {}
+    scores = [score(answer, question.reference) for answer, question in zip(answers, questions, strict=True)]
+    return Measured({"token_f1": sum(scores) / len(scores)} if scores else {}, {})
 
 
 def score(answer: str, reference: str) -> float:
