@@ -2,11 +2,13 @@
 
 import hashlib
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import transformers
 
+from launcher.data.digest import file_digest
 from launcher.errors import EnvironmentProblem, RecipeError
 from launcher.recipe import Recipe
 from launcher.task import Traits
@@ -20,7 +22,7 @@ AUTO_CLASSES = {
 
 def load(recipe: Recipe, traits: Traits) -> Any:
     """The processor of the recipe's model, with what the recipe changes of it."""
-    return load_tokenizer(recipe) if traits.processor == "tokenizer" else _of_model(recipe, traits)
+    return load_tokenizer(recipe, traits.fast_tokenizer) if traits.processor == "tokenizer" else _of_model(recipe, traits)
 
 
 def from_folder(folder: Path, traits: Traits) -> Any:
@@ -28,7 +30,7 @@ def from_folder(folder: Path, traits: Traits) -> Any:
     return getattr(transformers, AUTO_CLASSES[traits.processor]).from_pretrained(folder)
 
 
-def load_tokenizer(recipe: Recipe) -> Any:
+def load_tokenizer(recipe: Recipe, insist_on_fast: bool = True) -> Any:
     """The tokenizer with what the recipe adds to it. Only fast tokenizers know where in the text a token stands."""
     name = recipe.tokenizer.name_or_path or recipe.model.name_or_path
     if name is None:
@@ -40,9 +42,9 @@ def load_tokenizer(recipe: Recipe) -> Any:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             name, trust_remote_code=recipe.model.trust_remote_code, **options
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:  # some need a package that is not installed
         raise EnvironmentProblem(f"the tokenizer cannot be loaded: {_first_line(error)}", where=str(name)) from error
-    if not tokenizer.is_fast:
+    if insist_on_fast and not tokenizer.is_fast:
         raise EnvironmentProblem(
             "this model has only a slow tokenizer", where=str(name), fix="convert it to tokenizer.json"
         )
@@ -57,7 +59,7 @@ def load_tokenizer(recipe: Recipe) -> Any:
 
 def tokenizer_of(processor: Any) -> Any:
     """The processor if it is a tokenizer, else None: there is no vocabulary then."""
-    return processor if hasattr(processor, "backend_tokenizer") else None
+    return processor if isinstance(processor, transformers.PreTrainedTokenizerBase) else None
 
 
 def pad_token_id(processor: Any) -> int:
@@ -70,12 +72,20 @@ def ingredients(processor: Any) -> list[Any]:
     """All that decides what it makes of an input, as JSON."""
     if tokenizer_of(processor) is None:
         return [processor.to_dict()]
-    return [processor.backend_tokenizer.to_str(), processor.chat_template, dict(processor.special_tokens_map)]
+    words = processor.backend_tokenizer.to_str() if processor.is_fast else _files_of(processor)
+    return [words, processor.chat_template, dict(processor.special_tokens_map)]
 
 
 def digest(processor: Any) -> str:
     said = json.dumps(ingredients(processor), sort_keys=True, default=str)
     return hashlib.sha256(said.encode()).hexdigest()[:12]
+
+
+def _files_of(tokenizer: Any) -> list[list[str]]:
+    """[name, hash] of each file that a slow tokenizer is saved as."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        return [[path.name, file_digest(path)] for path in sorted(Path(folder).iterdir())]
 
 
 def _of_model(recipe: Recipe, traits: Traits) -> Any:

@@ -132,6 +132,10 @@ class Data(Section):
     """Names of the labels in order, or values in the file with names: {"1": world, "2": sports}; null: found in data.train."""
     max_length: Positive = 1024
     """Longest row in tokens."""
+    max_target_length: Positive = 128
+    """Longest target in tokens, where a source becomes a target; max_length is for the source."""
+    source_prefix: str = ""
+    """Text before every source, such as "translate English to German: "; models are told so what they are to do."""
     on_truncate: Literal["error", "drop", "truncate", "split"] | None = None
     """What to do with a longer row; split cuts plain text into several rows; null: drop for language models, else truncate."""
     loss_on: Literal["all", "completion", "assistant"] | None = None

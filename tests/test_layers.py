@@ -32,6 +32,7 @@ LAYERS = [
         "run_folder",
         "objectives",
         "generation",
+        "layer_drop",
         "task",
     },
     {"tasks", "adapters", "optimizers", "trackers"},
