@@ -22,7 +22,9 @@ AUTO_CLASSES = {
 
 def load(recipe: Recipe, traits: Traits) -> Any:
     """The processor of the recipe's model, with what the recipe changes of it."""
-    return load_tokenizer(recipe, traits.fast_tokenizer) if traits.processor == "tokenizer" else _of_model(recipe, traits)
+    return (
+        load_tokenizer(recipe, traits.fast_tokenizer) if traits.processor == "tokenizer" else _of_model(recipe, traits)
+    )
 
 
 def from_folder(folder: Path, traits: Traits) -> Any:

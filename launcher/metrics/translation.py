@@ -39,7 +39,9 @@ def chrf_of_each(predicted: Sequence[str], references: Sequence[str]) -> list[fl
     from sacrebleu.metrics.chrf import CHRF
 
     metric = CHRF()
-    return [metric.sentence_score(text, [reference]).score for text, reference in zip(predicted, references, strict=True)]
+    return [
+        metric.sentence_score(text, [reference]).score for text, reference in zip(predicted, references, strict=True)
+    ]
 
 
 def _tokenizer(name: str) -> Any:
