@@ -3,11 +3,11 @@
 import math
 import time
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from launcher import log, saved_state, schedules
-from launcher.errors import Interrupted, Preempted
+from launcher.errors import Interrupted, Preempted, RecipeError
 from launcher.evaluate import Verdict, evaluate
 from launcher.faults import StopRequest
 from launcher.run import Run, state_to_save
@@ -61,7 +61,10 @@ def judge(run: Run, trackers: Trackers) -> None:
     metric = run.plan.metric_for_best_model
     if metric is None or run.progress.step == 0:
         return
-    if _is_better(run, value := run.verdict.metrics[metric]):
+    value = run.verdict.metrics.get(metric, math.nan)
+    if math.isnan(value):  # a correlation with predictions that are all alike, for example
+        log.say(f"note: {metric} could not be measured at step {run.progress.step}, so this step is not the best")
+    if _is_better(run, value):
         run.progress.best_value, run.progress.best_step = value, run.progress.step
         run.progress.evaluations_without_gain = 0
         save(run)
@@ -78,9 +81,26 @@ def examine(run: Run) -> Verdict:
     answers = run.exam.sit(run.engine) if run.exam.scored else []
     scored = run.exam.scores(answers)
     metrics = measured.values | scored.values
+    _insist_on_measured(run, metrics, measured.details.get("notes", ()))
     wanted = [f"eval/{name}" for name in run.plan.metrics]
     found = {name: metrics[name] for name in wanted if name in metrics}
     return Verdict(found, answers, measured.details | scored.details)
+
+
+def _insist_on_measured(run: Run, metrics: Mapping[str, float], notes: Sequence[str]) -> None:
+    """Refuse a metric that the recipe names and this data does not have: one for several labels a row, for example."""
+    if run.progress.step > 0 or run.recipe.evaluation.metrics is None and run.plan.metric_for_best_model is None:
+        return
+    asked = dict.fromkeys(
+        (run.plan.metric_for_best_model, *(f"eval/{name}" for name in run.recipe.evaluation.metrics or ()))
+    )
+    missing = [name for name in asked if name and name not in metrics]
+    if missing and run.engine.broadcast(not notes):  # with notes, the evaluation says itself what it could not tell
+        raise RecipeError(
+            f"evaluation.metrics: {', '.join(missing)} cannot be measured on this data",
+            where=run.recipe.origin("evaluation.metrics"),
+            fix=f"there are {', '.join(metrics)}",
+        )
 
 
 def stamp(run: Run) -> dict[str, float]:

@@ -147,7 +147,7 @@ def test_a_checkpoint_of_another_format_is_named(recipe: Path, tmp_path: Path, m
     assert tiny.train(recipe, *words) == 0
     monkeypatch.undo()
     assert tiny.train(recipe, *words, "--resume", "auto") == 88
-    assert "written in format 1, and this launcher goes on from format 2" in capsys.readouterr().err
+    assert f"written in format 1, and this launcher goes on from format {checkpoint.SCHEMA}" in capsys.readouterr().err
 
 
 def test_how_an_adapter_learns_may_change_on_the_way(recipe: Path, uninterrupted: Path, tmp_path: Path) -> None:

@@ -130,8 +130,6 @@ def _media(source: Source, name: str) -> Iterator[Finding]:
         yield "media", f"the format {name} names no pictures or sounds"
     elif layout and not layout.media:
         yield "media", f"{name} is {layout.looks}: they are not elsewhere"
-    elif not Path(source.media).is_dir():
-        yield "media", f"there is no folder {source.media}"
 
 
 def _path(source: Source, name: str) -> Iterator[Finding]:

@@ -77,6 +77,8 @@ def _cells(path: Path, header: Sequence[str], **dialect: Any) -> Iterator[Read]:
                 raise DataError("two columns of the header have the same name", where=f"{path}:1")
             line = reader.line_num + 1
             for cells in reader:
+                if header and line == 1 and cells == list(header):
+                    raise DataError("the file has a header line of its own", where=f"{path}:1", fix="leave header out")
                 if cells:
                     yield f"{path}:{line}", _named(names, cells, f"{path}:{line}")
                 line = reader.line_num + 1

@@ -63,9 +63,7 @@ def files(source: Source, layout: Layout | None = None) -> list[Path]:
             fix="name the one file that you mean",
         )
     found = files_below(path, layout.suffixes)[0] if layout and path.is_dir() else data_files(path)
-    if layout and not layout.suffixes:
-        return []
-    if not found:
+    if not found and not (layout and layout.is_folder):
         suffixes = layout.suffixes if layout else readers.READERS
         raise DataError(f"no data file ({', '.join(suffixes)}) in this folder", where=source.path)
     return found
@@ -123,6 +121,8 @@ def _insist_on_fit(source: Source, formats: Sequence[str], labelled: bool) -> st
     name = detect(source, formats, labelled)
     for key, problem in misfits(source, formats, name):
         raise DataError(f"{key}: {problem}", where=source.path)
+    if source.media is not None and not Path(source.media).is_dir():
+        raise DataError(f"media: there is no folder {source.media}", where=source.path)
     return name
 
 
@@ -145,8 +145,8 @@ def _of_first_row(source: Source, formats: Sequence[str], row: Row, where: str, 
 def _rows(source: Source, name: str | None, labelled: bool) -> Iterator[tuple[Path, str, Any]]:
     """(folder that names of media are relative to, where, row)"""
     layout = FORMATS[name].layout if name else None
-    local = [Path(source.path)] if layout and layout.is_folder else files(source, layout)
-    for path in local:
+    local = files(source, layout)
+    for path in [Path(source.path)] if layout and layout.is_folder else local:
         folder = _folder(source, path)
         rows = layout.read(path, source, labelled) if layout else readers.read(path, source.header or ())
         try:
@@ -155,8 +155,8 @@ def _rows(source: Source, name: str | None, labelled: bool) -> Iterator[tuple[Pa
             raise DataError(f"not UTF-8 text: {error.reason} at byte {error.start}", where=str(path)) from None
         except OSError as error:
             raise DataError(f"cannot be read: {error.strerror or error}", where=str(path)) from None
-    if not local:
-        yield from ((Path(), where, row) for where, row in _hub_rows(source))
+    if not local and layout is None:
+        yield from ((Path(source.media or "."), where, row) for where, row in _hub_rows(source))
 
 
 def _folder(source: Source, path: Path) -> Path:

@@ -18,10 +18,10 @@ def tokenised(text: str, pair: str | None, tools: Tools, where: str) -> dict[str
     Of a pair that is too long, the longer text is cut first.
     """
     options: dict[str, Any] = {"return_token_type_ids": True, "verbose": False}
+    if not text.strip() or pair is not None and not pair.strip():
+        raise DataError("a text is empty", where=where, fix="mend the row, or set data.on_error: skip")
     found = tools.processor(text, pair, **options)
     length, limit = len(found["input_ids"]), tools.data.max_length
-    if length == 0:
-        raise DataError("no token is left of the text", where=where, fix="mend the row, or set data.on_error: skip")
     if length > limit:
         if tools.on_truncate == "error":
             raise DataError(

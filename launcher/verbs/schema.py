@@ -31,7 +31,8 @@ def schema() -> dict[str, Any]:
     for key, kind in (("task", "tasks"), ("method", "adapters")):
         recipe["properties"][key]["enum"] = parts.names(kind)
     defs["Source"]["properties"]["format"]["anyOf"][0]["enum"] = _formats()
-    defs["Source"]["properties"]["columns"]["propertyNames"] = {"enum": _our_columns()}
+    for key in ("columns", "defaults"):
+        defs["Source"]["properties"][key]["propertyNames"] = {"enum": _our_columns()}
     defs["Logging"]["properties"]["trackers"]["items"]["enum"] = parts.names("trackers")
     rules: list[dict[str, Any]] = [{"if": {"not": _EXTENDS}, "then": {"required": ["task", "method", "model", "data"]}}]
     for section, kind in PARTS.items():

@@ -13,9 +13,11 @@ from __future__ import annotations
 
 import argparse
 import ast
+import csv
 import hashlib
 import importlib
 import inspect
+import io
 import json
 import re
 import sys
@@ -58,6 +60,25 @@ C_MODULES = {"array": "array", "atexit": "atexit", "binascii": "binascii", "buil
              "sys": "sys", "time": "time", "unicodedata": "unicodedata", "_collections": "collections",
              "_contextvars": "contextvars", "_csv": "csv", "_queue": "queue", "_random": "random",
              "_signal": "signal", "_sre": "re", "_struct": "struct"}  # fmt: skip
+
+# What a reader looks for, and the modules where it is found: labels of the sentences in python_topics_*.csv.
+TOPICS = {
+    "text": {"codecs", "configparser", "csv", "difflib", "email", "gettext", "html", "json", "locale", "mailbox", "plistlib",
+             "pprint", "quopri", "re", "reprlib", "shlex", "string", "textwrap", "tomllib", "unicodedata", "xml", "base64"},
+    "numbers": {"cmath", "colorsys", "decimal", "fractions", "hashlib", "hmac", "math", "numbers", "random", "secrets",
+                "statistics", "binascii", "struct"},
+    "dates": {"calendar", "datetime", "sched", "time", "zoneinfo"},
+    "files": {"bz2", "dbm", "filecmp", "fileinput", "fnmatch", "glob", "gzip", "io", "lzma", "os", "pathlib", "pickle",
+              "shelve", "shutil", "sqlite3", "stat", "tarfile", "tempfile", "zipfile", "zipapp", "zlib"},
+    "network": {"ftplib", "http", "imaplib", "ipaddress", "netrc", "poplib", "selectors", "smtplib", "socket", "socketserver",
+                "ssl", "urllib", "uuid", "webbrowser", "wsgiref", "xmlrpc"},
+    "concurrency": {"asyncio", "concurrent", "contextvars", "multiprocessing", "queue", "signal", "subprocess", "threading"},
+    "testing": {"bdb", "cProfile", "doctest", "logging", "pdb", "profile", "pstats", "timeit", "trace", "tracemalloc",
+                "unittest"},
+    "language": {"abc", "ast", "builtins", "collections", "contextlib", "copy", "dataclasses", "dis", "enum", "functools",
+                 "importlib", "inspect", "itertools", "operator", "symtable", "sys", "tokenize", "traceback", "types", "typing",
+                 "warnings", "weakref"},
+}  # fmt: skip
 
 QUESTIONS = ("What does {} do?", "What is {}?", "Describe {}.", "Explain {} in one sentence.", "What is {} for?")
 SIGNATURE_LINE = re.compile(r"^[\w.]+\([^\n]*\)\s*(->[^\n]*|[-=]+.*)?$")
@@ -229,6 +250,19 @@ def question_rows(all_entries: list[Entry], held_out: bool) -> Iterator[dict]:
         yield {"messages": messages}
 
 
+def topic_rows(all_entries: list[Entry], held_out: bool) -> Iterator[dict]:
+    """First sentences with their topic; a sentence that stands under several topics, or that names its module, is left out."""
+    topic_of = {module: topic for topic, modules in TOPICS.items() for module in modules}
+    found: dict[str, set[str]] = {}
+    for entry in all_entries:
+        module, sentence = entry.module.split(".")[0], first_sentence(entry)
+        if sentence and module in topic_of and not re.search(rf"\b{module}\b", sentence, re.IGNORECASE):
+            found.setdefault(sentence, set()).add(topic_of[module])
+    for sentence, found_topics in found.items():
+        if len(found_topics) == 1 and (share(sentence, 6) == 0) == held_out:
+            yield {"text": sentence, "label": next(iter(found_topics))}
+
+
 def shuffled(rows: list[dict]) -> list[dict]:
     """Rows in an order by hash, so that the first rows of a file are a fair sample of it."""
     return sorted(rows, key=lambda row: share(json.dumps(row), 2**63))
@@ -267,6 +301,14 @@ def json_lines(rows: list[dict]) -> str:
     return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
+def comma_separated(rows: list[dict]) -> str:
+    content = io.StringIO(newline="")
+    writer = csv.DictWriter(content, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return content.getvalue()
+
+
 def make_files() -> dict[Path, str]:
     """Path -> content of every file that this script owns."""
     all_entries = entries()
@@ -275,6 +317,8 @@ def make_files() -> dict[Path, str]:
         HERE / "python_docs.jsonl": json_lines([{"text": row} for row in rows]),
         HERE / "python_qa_train.jsonl": json_lines(shuffled(list(question_rows(all_entries, held_out=False)))),
         HERE / "python_qa_eval.jsonl": json_lines(shuffled(list(question_rows(all_entries, held_out=True)))),
+        HERE / "python_topics_train.csv": comma_separated(shuffled(list(topic_rows(all_entries, held_out=False)))),
+        HERE / "python_topics_eval.csv": comma_separated(shuffled(list(topic_rows(all_entries, held_out=True)))),
         MODEL / "tokenizer.json": train_tokenizer(rows),
         MODEL / "tokenizer_config.json": tokenizer_config(),
     }

@@ -99,11 +99,11 @@ def test_any_other_ingredient_is_another_entry(change: dict[str, Any], tmp_path:
 
 def test_other_code_or_another_library_is_another_entry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = [module._key(INGREDIENTS)]
-    code = [path.name for path in Path(module.__file__).parent.rglob("*.py")]
-    for name in code:
+    code = sorted(Path(module.__file__).parent.rglob("*.py"))
+    for path in code:
         with monkeypatch.context() as patched:
             real = module.file_digest
-            patched.setattr(module, "file_digest", lambda p, n=name, real=real: "edited" if p.name == n else real(p))
+            patched.setattr(module, "file_digest", lambda p, n=path, real=real: "edited" if p == n else real(p))
             keys.append(module._key(INGREDIENTS))
     for name in module.LIBRARIES:
         with monkeypatch.context() as patched:

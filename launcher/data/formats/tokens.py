@@ -101,7 +101,8 @@ def _without_comments(sentence: list[Line]) -> list[Line]:
     """Comments stand before a sentence and begin with `# `. So does a line of data that begins with the token `#`:
     it has as many columns as the others, and a tag for the last."""
     last = sentence[-1][1]
-    width = 2 if last.startswith("# ") else len(_columns(last))
+    is_bare = last.startswith("# ") and "\t" not in last  # a comment is as wide as it has words
+    width = 2 if is_bare else len(_columns(last))
     start = 0
     while start < len(sentence) and sentence[start][1].startswith("# "):
         columns = _columns(sentence[start][1])

@@ -1,0 +1,82 @@
+"""What holds for every task: the same training on any number of processes and after a stop, a proven export, a whole head."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import tiny
+import tiny_tasks
+from safetensors.torch import load_file
+from workers import Workers
+
+TOLERANCE = {"ddp": 1e-5, "zero3": 1e-4}
+
+
+@pytest.fixture(scope="module")
+def two() -> Iterator[Workers]:
+    workers = Workers(2)
+    yield workers
+    workers.close()
+
+
+@pytest.fixture(scope="module", params=tiny_tasks.MAKERS)
+def task(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The recipe of a task."""
+    return tiny_tasks.make(request.param, tmp_path_factory.mktemp(request.param))
+
+
+@pytest.fixture(scope="module")
+def alone(task: Path) -> Path:
+    """A run of one process, its export proven in a process of its own."""
+    folder = task.parent / "alone"
+    assert tiny.train(task, f"output_dir={folder}", "export.verify=true") == 0
+    return folder
+
+
+@pytest.mark.parametrize("strategy", TOLERANCE)
+def test_two_ranks_equal_one(strategy: str, task: Path, alone: Path, two: Workers, tmp_path: Path) -> None:
+    """22 rows in batches of 4: in the last step of an epoch a rank has nothing to do; of 5 rows to evaluate one has three."""
+    run, log = tmp_path / "run", tmp_path / "log"
+    words = ["train", str(task), f"output_dir={run}", f"distributed.strategy={strategy}"]
+    assert two.run(words, log) == [0, 0], log.read_text()
+    for name in sorted({name for line in metrics(alone) for name in line if name.startswith(("train/loss", "eval/"))}):
+        reference = tiny.losses(alone, name)
+        assert tiny.losses(run, name) == pytest.approx(reference, rel=TOLERANCE[strategy], abs=1e-6), name
+
+
+def test_resumed_equals_uninterrupted(task: Path, alone: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    assert tiny.train(task, f"output_dir={run}", "training.max_steps=3") == 0
+    assert tiny.train(task, f"output_dir={run}", "--resume", "auto") == 0
+    for name in ("train/loss", "train/grad_norm"):
+        assert tiny.losses(run, name) == tiny.losses(alone, name)  # floats compared exactly
+    exported = load_file(alone / "export" / "model.safetensors")
+    for name, tensor in load_file(run / "export" / "model.safetensors").items():
+        assert tensor.equal(exported[name]), name
+
+
+def test_the_export_is_proven_and_what_people_look_at_is_there(alone: Path) -> None:
+    assert json.loads((alone / "proof" / "verdict.json").read_text())["ok"]
+    details = json.loads((alone / "evaluation.json").read_text())
+    assert details["step"] == 6 and set(details) & {"table", "errors", "confusion_matrix", "pictures"}
+    assert "Evaluation in detail" in (alone / "report.html").read_text()
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_an_adapter_trains_the_new_head_in_full(method: str, task: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    words = [f"method={method}", "adapter={r: 2}", "export.verify=true", "training.max_steps=2"]
+    assert tiny.train(task, f"output_dir={run}", *words) == 0
+    plan = json.loads((run / "plan.json").read_text())["values"]["modules_to_save"]
+    assert plan["value"] and "what is new" in plan["origin"]
+    saved = load_file(run / "export" / "adapter_model.safetensors")
+    for module in plan["value"]:
+        trained = [name for name in saved if name.startswith(f"base_model.model.{module}.")]
+        assert trained and not any("lora_" in name for name in trained)
+    verdict = json.loads((run / "proof" / "verdict.json").read_text())
+    assert verdict["ok"], verdict
+
+
+def metrics(run: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

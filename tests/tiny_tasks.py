@@ -1,0 +1,97 @@
+"""For each task a tiny model and data of uneven rows, made in a moment: `make(task, folder)` writes tiny.yaml and returns it."""
+
+import csv
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import tiny
+
+COMMON = """\
+training: {global_batch_size: 4, per_device_train_batch_size: 1, max_steps: 6, precision: fp32}
+scheduler: {name: constant}
+export: {verify: false}
+logging: {logging_steps: 1, trackers: [jsonl]}
+evaluation: {per_device_eval_batch_size: 2}
+"""
+
+
+def make(task: str, folder: Path) -> Path:
+    recipe = folder / "tiny.yaml"
+    recipe.write_text(f"task: {task}\n{MAKERS[task](folder)}{COMMON}")
+    return recipe
+
+
+def _text_classification(folder: Path) -> str:
+    labels = {"cat": "animal", "dog": "animal", "house": "thing", "tree": "plant"}
+    rows = [{"text": text, "label": labels[text.split()[-1]]} for text in _sentences(27, list(labels))]
+    return _texts(folder, rows)
+
+
+def _text_regression(folder: Path) -> str:
+    rows = [{"text": text, "text_pair": text[::-1], "label": str(len(text) / 8)} for text in _sentences(27, tiny.WORDS)]
+    return _texts(folder, rows)
+
+
+def _texts(folder: Path, rows: list[dict[str, str]]) -> str:
+    save_bert(folder / "model")
+    write(folder / "train.csv", rows[:22])
+    write(folder / "eval.csv", rows[22:])
+    return """\
+method: full
+model: {name_or_path: model}
+data: {train: [{path: train.csv}], eval: [{path: eval.csv}], max_length: 12}
+optimizer: {learning_rate: 1.0e-3}
+"""
+
+
+def _sentences(number: int, last: list[str]) -> list[str]:
+    """Each ends with one of the words `last`, in turn."""
+    chance = random.Random(0)
+    return [
+        " ".join([*chance.choices(tiny.WORDS, k=chance.randint(1, 9)), last[index % len(last)]])
+        for index in range(number)
+    ]
+
+
+def write(path: Path, rows: list[dict[str, str]]) -> Path:
+    with path.open("w", newline="") as content:
+        writer = csv.DictWriter(content, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path
+
+
+def save_bert(folder: Path) -> None:
+    """A headless BERT of two layers without dropout, and the tokenizer of `tiny`, whose pairs know which text a token is of."""
+    import torch
+    from tokenizers.processors import TemplateProcessing
+    from transformers import AutoTokenizer, BertConfig, BertModel
+
+    tiny.save_tokenizer(folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ends = [("<|end|>", tokenizer.eos_token_id)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single="$A <|end|>", pair="$A <|end|> $B:1 <|end|>:1", special_tokens=ends
+    )
+    tokenizer.model_input_names = ["input_ids", "token_type_ids", "attention_mask"]
+    tokenizer.save_pretrained(folder)
+    config = BertConfig(
+        vocab_size=32,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        intermediate_size=64,
+        max_position_embeddings=64,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        BertModel(config).save_pretrained(folder)
+
+
+MAKERS: dict[str, Callable[[Path], str]] = {
+    "text_classification": _text_classification,
+    "text_regression": _text_regression,
+}
