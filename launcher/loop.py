@@ -48,9 +48,12 @@ def train(run: Run, trackers: Trackers, stop: StopRequest) -> None:
 def backward(run: Run, step: int, micro_batches: list[tuple[int, Any]], votes: Mapping[str, float]) -> dict[str, float]:
     """The gradients of a global batch, of which this rank has some micro-batches; sums of counts and votes over all ranks."""
     counts = run.engine.sum(_counts(run, micro_batches) | votes)
-    for number, batch in micro_batches:
-        run.engine.seed(step, number)
-        run.meter.add(run.engine.forward_backward(batch, counts, last=number == micro_batches[-1][0]))
+    rows, norms = run.rows_in(step), run.batch_norms
+    with norms.step():
+        for number, batch in micro_batches:
+            run.engine.seed(step, number)
+            with norms.micro_batch(rows[number]):
+                run.meter.add(run.engine.forward_backward(batch, counts, last=number == micro_batches[-1][0]))
     return counts
 
 

@@ -1,12 +1,10 @@
 """The base model, from a folder, the hub, or a configuration; and what its shapes alone can tell."""
 
 import inspect
-import json
 import logging
 import warnings
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -15,7 +13,17 @@ import transformers
 from transformers.initialization import no_init_weights
 from transformers.integrations import is_deepspeed_zero3_enabled
 
-from launcher import activations, inventory, new_head, quantize, quantized_layers, shipped, token_rows
+from launcher import (
+    activations,
+    batch_norm,
+    inventory,
+    model_init,
+    new_head,
+    quantize,
+    quantized_layers,
+    shipped,
+    token_rows,
+)
 from launcher.activation_memory import Decoder
 from launcher.errors import EnvironmentProblem, RecipeError
 from launcher.model_facts import ModelFacts
@@ -64,7 +72,7 @@ def load(
 
     On the CPU; under method qlora on `device`, where its layers are quantised while they are read, to compute in `compute_dtype`.
     """
-    section, head = recipe.model, head or {}
+    section, head = recipe.model, _known(head or {}, load_config(recipe)[0])
     auto_class = getattr(transformers, task.TRAITS.auto_class)
     missing: Collection[str] = ()
     if section.init is not None:
@@ -100,17 +108,23 @@ def with_head(config: Any, head: Mapping[str, Any]) -> Any:
     return config
 
 
+def _known(head: Mapping[str, Any], config: Any) -> dict[str, Any]:
+    """Those values of `Context.head` that a configuration of this kind has."""
+    return {name: value for name, value in head.items() if hasattr(config, name)}
+
+
 def facts(
     recipe: Recipe, task: ModuleType, adapter: ModuleType, processor: Any = None, head: Mapping[str, Any] | None = None
 ) -> ModelFacts:
     """Count parameters and plan the loss on a model without storage; without a tokenizer its vocabulary stays as it is."""
     config, source = load_config(recipe)
+    head = _known(head or {}, config)
     with torch.device("meta"):
         model = getattr(transformers, task.TRAITS.auto_class).from_config(
-            with_head(config, head or {}), trust_remote_code=recipe.model.trust_remote_code
+            with_head(config, head), trust_remote_code=recipe.model.trust_remote_code
         )
         token_rows.fit(model, recipe, tokenizer_of(processor))
-        _name_head(model, task, _missing_on_disk(recipe, task, head or {}))
+        _name_head(model, task, _missing_on_disk(recipe, task, head))
         layout = _layout(recipe, model)
         stored = inventory.stored(model, layout)
         model = adapter.apply(model, recipe.adapter)
@@ -137,6 +151,7 @@ def facts(
         attention=recipe.model.attn_implementation or base.config._attn_implementation,
         recomputable_layers=len(activations.layers(base)) if base.supports_gradient_checkpointing else 0,
         head=base.head_modules,
+        has_batch_norm=bool(batch_norm.trained(model)),
     )
 
 
@@ -226,15 +241,16 @@ def _pretrained(
     try:
         if has_new_head:  # it is said in our own words
             transformers.utils.logging.set_verbosity_error()
-        model, found = getattr(transformers, task.TRAITS.auto_class).from_pretrained(
-            section.name_or_path,
-            dtype=DTYPES[dtype],
-            attn_implementation=section.attn_implementation,
-            trust_remote_code=section.trust_remote_code,
-            output_loading_info=True,
-            ignore_mismatched_sizes=has_new_head,
-            **options,
-        )
+        with new_head.drawn_alike():
+            model, found = getattr(transformers, task.TRAITS.auto_class).from_pretrained(
+                section.name_or_path,
+                dtype=DTYPES[dtype],
+                attn_implementation=section.attn_implementation,
+                trust_remote_code=section.trust_remote_code,
+                output_loading_info=True,
+                ignore_mismatched_sizes=has_new_head,
+                **options,
+            )
     except (OSError, ValueError, ImportError) as error:
         raise EnvironmentProblem(
             f"the model cannot be loaded: {_first_line(error)}", where=str(section.name_or_path)
@@ -248,8 +264,7 @@ def _pretrained(
 
 def _config_from(init: Any) -> Any:
     """A configuration from a mapping with `model_type`, or from a .json file that holds one."""
-    values = dict(init) if not isinstance(init, str) else json.loads(Path(init).read_text(encoding="utf-8"))
-    values = {key: value for key, value in values.items() if not key.startswith("_")}
+    values = model_init.values(init)
     model_type = values.pop("model_type", None)
     if model_type is None:
         raise RecipeError("model.init has no model_type", fix="name the architecture, for example model_type: llama")

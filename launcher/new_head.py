@@ -1,9 +1,12 @@
 """Which modules of a model are new: output layers that no pretrained weights were found for. An adapter trains them in full."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
 from torch import nn
+from transformers import PreTrainedModel
 
 from launcher.errors import EnvironmentProblem
 
@@ -36,6 +39,26 @@ def of(model: Any, missing: Collection[str]) -> tuple[str, ...]:
     parameters = {name for name, _ in model.named_parameters()}
     others = [name for name in owners(model, parameters & set(missing)) if not _is_inside(name, head)]
     return (*head, *others)
+
+
+@contextmanager
+def drawn_alike() -> Iterator[None]:
+    """Around the reading of a model: its new weights are drawn from where the generator stands now.
+
+    While it is put together, a model may draw what its files then replace; under ZeRO-3 it does, and elsewhere it has no storage.
+    """
+    transformers_own: Any = PreTrainedModel
+    draw, state = transformers_own._initialize_missing_keys, torch.get_rng_state()
+
+    def from_here(model: Any, *options: Any, **more: Any) -> None:
+        torch.set_rng_state(state)
+        draw(model, *options, **more)
+
+    transformers_own._initialize_missing_keys = from_here
+    try:
+        yield
+    finally:
+        transformers_own._initialize_missing_keys = draw
 
 
 def refuse_mismatched(model: Any, mismatched: Collection[Any], where: str) -> None:

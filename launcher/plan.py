@@ -191,8 +191,8 @@ def _refuse_combination(notes: Notes, recipe: Recipe, facts: ModelFacts | None) 
 
 def _sameness(notes: Notes, facts: ModelFacts | None) -> None:
     why = None
-    if facts is not None and facts.has_dropout:
-        why = "the model has dropout"
+    if facts is not None and (facts.has_dropout or facts.has_batch_norm):
+        why = f"the model has {_by_micro_batch(facts)}"
     elif (
         facts is not None
         and facts.quantized is not None
@@ -207,6 +207,12 @@ def _sameness(notes: Notes, facts: ModelFacts | None) -> None:
     if notes["precision"] == "fp16":
         text += "; fp16 may skip other steps with another per_device_train_batch_size"
     notes.put("same_result", text, "computed: from the model's dropout and layers, and the precision")
+
+
+def _by_micro_batch(facts: ModelFacts) -> str:
+    """What makes a result depend on which rows share a micro-batch."""
+    found = ["dropout"] * facts.has_dropout + ["batch statistics"] * facts.has_batch_norm
+    return " and ".join(found)
 
 
 def _shown(key: str, value: Any) -> str:

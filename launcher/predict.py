@@ -2,6 +2,8 @@
 
 import json
 import logging
+import re
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -15,10 +17,11 @@ import transformers
 from launcher import parts, processor
 from launcher.data.context import Context, Tools
 from launcher.data.labels import Labels
-from launcher.errors import DataError, EnvironmentProblem
+from launcher.errors import DataError, EnvironmentProblem, RecipeError, StorageError
 from launcher.export import FACTS
 from launcher.generation import Generation
 from launcher.schema import Data
+from launcher.section import freeze
 
 ROWS_AT_ONCE = 512  # that are read before they are predicted
 
@@ -31,6 +34,32 @@ def facts(recipe: Any) -> dict[str, Any]:
     if traits.generated_metrics:
         known["generation"] = recipe.evaluation.model_dump(mode="json", include={"max_new_tokens", "num_beams"})
     return known
+
+
+class Drawings:
+    """A folder that what was found is drawn into, a file of the name of each input."""
+
+    def __init__(self, folder: Path, task: ModuleType):
+        if not hasattr(task.metrics, "drawn"):
+            raise RecipeError(f"{task.__name__.rpartition('.')[2]} draws no pictures", fix="leave --pictures out")
+        self._folder, self._taken = folder, Counter[str]()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise StorageError(f"cannot be made: {error.strerror}", where=str(folder)) from error
+
+    def save(self, about: str, pictures: Mapping[str, Any]) -> dict[str, str]:
+        """Name -> file of each picture: `cat.png` for `picture`, `cat.mask.png` for `mask`, with a number for a second cat."""
+        stem = re.sub(r"[^\w.-]+", "_", Path(about).stem) or "input"
+        self._taken[stem] += 1
+        stem += f"-{self._taken[stem]}" if self._taken[stem] > 1 else ""
+        files = {name: self._folder / f"{stem}{'' if name == 'picture' else f'.{name}'}.png" for name in pictures}
+        try:
+            for name, file in files.items():
+                pictures[name].save(file)
+        except OSError as error:
+            raise StorageError(f"a picture could not be written: {error}", where=str(self._folder)) from error
+        return {name: str(file) for name, file in files.items()}
 
 
 @dataclass(frozen=True)
@@ -57,18 +86,23 @@ class Predictor:
             if task.TRAITS.label_column is None
             else Labels.listed(list(model.config.id2label.values()))
         )
-        data = Data.model_validate({name: value for name, value in known["data"].items() if value is not None})
+        data = Data.model_validate(freeze({name: value for name, value in known["data"].items() if value is not None}))
         context = Context(used, data, processor.pad_token_id(used), labels, (), head)
         options = task.Config.model_validate(known["loss"])
         objective = task.objective.build(model, options, context).to(device).eval()
         how = Generation(**known["generation"]) if hasattr(task, "answers") else None
         return cls(task, objective, context, device, how)
 
-    def predict(self, examples: Iterable[tuple[str, Mapping[str, Any]]], batch_size: int) -> Iterator[dict[str, Any]]:
-        """One answer for each (where, example), in order, with what it is about."""
+    def predict(
+        self, examples: Iterable[tuple[str, Mapping[str, Any]]], batch_size: int, drawings: Drawings | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """One answer for each (where, example), in order, with what it is about, and with the files of its `drawings`."""
         numbered = iter(examples)
         while some := list(islice(numbered, ROWS_AT_ONCE)):
-            yield from self._of(some, batch_size) if self.how is None else self._generated(some, batch_size)
+            if self.how is None:
+                yield from self._of(some, batch_size, drawings)
+            else:
+                yield from self._generated(some, batch_size)
 
     def _generated(self, examples: list[tuple[str, Mapping[str, Any]]], batch_size: int) -> Iterator[dict[str, Any]]:
         """Of a task that has `answers`: what the model writes."""
@@ -83,7 +117,9 @@ class Predictor:
         said = self.task.answers.answers(self.objective.model, asked, self.context, how)
         yield from ({"input": q.shown, "output": answer} for q, answer in zip(asked, said, strict=True))
 
-    def _of(self, examples: list[tuple[str, Mapping[str, Any]]], batch_size: int) -> Iterator[dict[str, Any]]:
+    def _of(
+        self, examples: list[tuple[str, Mapping[str, Any]]], batch_size: int, drawings: Drawings | None
+    ) -> Iterator[dict[str, Any]]:
         tools = Tools(self.context.processor, self.context.data, "truncate", {}, labelled=False)
         rows = [row for where, example in examples for row in self.task.rows.rows(where, example, tools)]
         predictions: dict[int, Any] = {}
@@ -91,7 +127,14 @@ class Predictor:
         for start in range(0, len(rows), batch_size):
             indices = by_length[start : start + batch_size]
             predictions.update(zip(indices, self._batch(rows, indices), strict=True))
-        yield from self.task.metrics.said([predictions[index] for index in range(len(rows))], rows, self.context)
+        in_order = [predictions[index] for index in range(len(rows))]
+        answers = self.task.metrics.said(in_order, rows, self.context)
+        if drawings is None:
+            yield from answers
+            return
+        for answer, prediction, row in zip(answers, in_order, rows, strict=True):
+            made = self.task.metrics.drawn(prediction, row, self.context)
+            yield {**answer, **drawings.save(str(answer["input"]), made)}
 
     @torch.no_grad()
     def _batch(self, rows: list[dict[str, Any]], indices: list[int]) -> list[Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import transformers
 
+from launcher import image_size, model_init
 from launcher.data.digest import file_digest
 from launcher.errors import EnvironmentProblem, RecipeError
 from launcher.recipe import Recipe
@@ -29,7 +30,7 @@ def load(recipe: Recipe, traits: Traits) -> Any:
 
 def from_folder(folder: Path, traits: Traits) -> Any:
     """As an export holds it."""
-    return getattr(transformers, AUTO_CLASSES[traits.processor]).from_pretrained(folder)
+    return getattr(transformers, AUTO_CLASSES[traits.processor]).from_pretrained(folder, **_options(traits))
 
 
 def load_tokenizer(recipe: Recipe, insist_on_fast: bool = True) -> Any:
@@ -91,7 +92,60 @@ def _files_of(tokenizer: Any) -> list[list[str]]:
 
 
 def _of_model(recipe: Recipe, traits: Traits) -> Any:
-    raise NotImplementedError(traits.processor)
+    """An image processor or a feature extractor: the pretrained model's, or what is usual for a model from model.init."""
+    verbosity = transformers.utils.logging.get_verbosity()
+    try:
+        transformers.utils.logging.set_verbosity_error()  # that there is no torchvision, which was not asked for
+        found = _of_type(recipe, traits) if recipe.model.name_or_path is None else _of_files(recipe.model, traits)
+    except (OSError, ValueError, ImportError) as error:
+        raise EnvironmentProblem(
+            f"the {_kind(traits)} cannot be loaded: {_first_line(error)}",
+            where=recipe.model.name_or_path or "model.init",
+        ) from error
+    finally:
+        transformers.utils.logging.set_verbosity(verbosity)
+    return image_size.fitted(found, recipe, traits) if traits.processor == "image_processor" else found
+
+
+def _of_files(section: Any, traits: Traits) -> Any:
+    revision = {"revision": section.revision} if section.revision else {}
+    return getattr(transformers, AUTO_CLASSES[traits.processor]).from_pretrained(
+        section.name_or_path, trust_remote_code=section.trust_remote_code, **revision, **_options(traits)
+    )
+
+
+def _of_type(recipe: Recipe, traits: Traits) -> Any:
+    """With the defaults of its class."""
+    model_type = model_init.values(recipe.model.init).get("model_type")
+    known = _class_names(traits)
+    if model_type not in known:
+        raise RecipeError(
+            f"transformers knows no {_kind(traits)} for a model of type {model_type}",
+            where=recipe.origin("model.init"),
+            fix="use another model_type, or a pretrained model that brings one",
+        )
+    return getattr(transformers, known[model_type])()
+
+
+def _kind(traits: Traits) -> str:
+    return traits.processor.replace("_", " ")
+
+
+def _class_names(traits: Traits) -> dict[str, str]:
+    """Type of model -> class of its processor, of those that need nothing but PIL."""
+    if traits.processor == "feature_extractor":
+        from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES
+
+        return dict(FEATURE_EXTRACTOR_MAPPING_NAMES)
+    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+
+    classes = {name: of_backend.get("pil") for name, of_backend in IMAGE_PROCESSOR_MAPPING_NAMES.items()}
+    return {name: found for name, found in classes.items() if found is not None}
+
+
+def _options(traits: Traits) -> dict[str, str]:
+    """PIL's pixels, whether torchvision, which makes others, is installed or not."""
+    return {"backend": "pil"} if traits.processor == "image_processor" else {}
 
 
 def _text_of(template: str) -> str:

@@ -26,8 +26,7 @@ class Reader:
     def __init__(self, recipe: Recipe, task: ModuleType, used_processor: Any):
         self.recipe, self.task, self.processor = recipe, task, used_processor
         self.on_truncate = recipe.data.on_truncate or task.TRAITS.on_truncate
-        given = recipe.data.labels if task.TRAITS.label_column else None
-        self.given = None if given is None else Labels.listed(given)
+        self.given = self._given()
 
     def rows(self, which: str, labels: Labels | None = None) -> Joined | None:
         """Those of data.train or data.eval, None where there is no source. `labels`: those that a row may have; None: as given."""
@@ -45,12 +44,22 @@ class Reader:
         head = self.task.rows.head(train, context) if hasattr(self.task.rows, "head") else {}
         return Context(context.processor, context.data, context.pad_token_id, labels, counts, head)
 
+    def _given(self) -> Labels | None:
+        """A task may read data.labels, or the values in the data, in its own way."""
+        data = self.recipe.data
+        if self.task.TRAITS.label_column is None or data.labels is None:
+            return None
+        if hasattr(self.task.rows, "labels_given"):
+            own: Labels = self.task.rows.labels_given(data)
+            return own
+        return Labels.listed(data.labels)
+
     def _labels(self, train: Joined) -> tuple[Labels | None, tuple[int, ...]]:
         column = self.task.TRAITS.label_column
         if column is None:
             return None, ()
         counted = Counter(label for row in train.all(column) for label in row)
-        labels = self.given or Labels.found(counted)
+        labels = self.given or getattr(self.task.rows, "labels_found", Labels.found)(counted)
         if len(labels) < 2:
             raise DataError(
                 f"the training data has the labels {', '.join(labels.names) or 'of nothing'}, and at least two are needed",

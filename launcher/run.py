@@ -25,6 +25,7 @@ from launcher import (
     quantize,
     saved_state,
 )
+from launcher.batch_norm import BatchNorms
 from launcher.checkpoint import Checkpoint
 from launcher.data import order
 from launcher.data.context import Context
@@ -125,12 +126,20 @@ class Run:
         counts_tokens = self.task.TRAITS.unit == "tokens"
         return int(sum(self.prepared.order.lengths[unit].sum() if counts_tokens else len(unit) for unit in units))
 
+    @cached_property
+    def batch_norms(self) -> BatchNorms:
+        return BatchNorms(self.objective, self.engine, self.plan.per_device_train_batch_size)
+
+    def rows_in(self, step: int) -> list[int]:
+        """Of each micro-batch of a step, those of other ranks too."""
+        return [len(units) for units in self._dealt(step)]
+
     def collate(self, units: Any, packing: bool | None = None) -> Any:
         """Rows of the training data as a batch."""
         return _collate(self, units, self.prepared.train, self.plan.packing if packing is None else packing)
 
     def collate_eval(self, units: Any) -> Any:
-        return _collate(self, units, self.prepared.eval, False)
+        return _collate_eval(self, units)
 
     def held_out(self) -> Any:
         """A padded batch of up to four rows, of the evaluation data where there are some."""
@@ -138,15 +147,25 @@ class Run:
         return _collate(self, [[i] for i in range(min(4, len(rows)))], rows, False)
 
     def _micro_batches(self, step: int) -> list[tuple[int, Any]]:
-        numbers = self.plan.micro_batches_per_step
-        dealt = self.prepared.order.micro_batches(step, self.plan.per_device_train_batch_size, numbers)
-        mine = range(self.engine.rank, numbers, self.engine.world_size)
+        dealt = self._dealt(step)
+        mine = range(self.engine.rank, len(dealt), self.engine.world_size)
         return [(number, self.collate(dealt[number])) for number in mine]
+
+    def _dealt(self, step: int) -> list[list[order.Unit]]:
+        sizes = self.plan.per_device_train_batch_size, self.plan.micro_batches_per_step
+        return self.prepared.order.micro_batches(step, *sizes)
 
 
 def _collate(run: Run, units: Any, rows: Any, packing: bool) -> Any:
     packed = {"packing": True, "flat": "flash" in run.plan.attention} if packing else {}
     return run.task.rows.collate(units, rows.read, run.prepared.context, **packed)
+
+
+def _collate_eval(run: Run, units: Any) -> Any:
+    """A task may want more beside a batch that is evaluated than beside one that is trained on."""
+    assert run.prepared.eval is not None
+    collate = getattr(run.task.rows, "collate_eval", run.task.rows.collate)
+    return collate(units, run.prepared.eval.read, run.prepared.context)
 
 
 def prepare_all(recipe: Recipe, world: World) -> Prepared:

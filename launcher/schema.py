@@ -138,6 +138,10 @@ class Data(Section):
     """Text before every source, such as "translate English to German: "; models are told so what they are to do."""
     on_truncate: Literal["error", "drop", "truncate", "split"] | None = None
     """What to do with a longer row; split cuts plain text into several rows; null: drop for language models, else truncate."""
+    image_size: Positive | tuple[Positive, Positive] | None = None
+    """Size of a picture as the model sees it: pixels of a side, or [height, width]; null: as the model's processor has it."""
+    ignore_index: Annotated[int, Field(ge=0, le=65535)] | None = None
+    """Number in a mask whose pixels do not count; null: 255, unless 255 is a label."""
     loss_on: Literal["all", "completion", "assistant"] | None = None
     """Tokens that are learned; null: assistant for messages, completion for prompt_completion, all for text."""
     packing: bool = False

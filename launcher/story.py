@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from launcher import environment, export, log, loop, parts, predict, saved_state, unshard
+from launcher import environment, evaluation_pictures, export, log, loop, parts, predict, saved_state, unshard
 from launcher.errors import RecipeErrors
 from launcher.evaluate import Verdict
 from launcher.faults import StopRequest
@@ -51,7 +51,8 @@ def look_after(run: Run, trackers: Trackers) -> None:
         run.verdict = loop.examine(run)
         trackers.log(run.progress.step, loop.stamp(run) | run.verdict.metrics)
     if run.engine.is_main and run.verdict.details:
-        facts = {"step": run.progress.step, "task": run.recipe.task, **run.verdict.details}
+        details = evaluation_pictures.filed(run.verdict.details, run.folder)
+        facts = {"step": run.progress.step, "task": run.recipe.task, **details}
         _write_json(run.folder / "evaluation.json", facts)
     said = run.verdict.answers or run.exam.sit(run.engine)
     path = run.folder / "samples.json"

@@ -35,8 +35,8 @@ class Traits:
     `label_column`: the column of prepared rows whose values are the labels, for tasks that have labels. `has_new_head`: the
     output layers are learned for this data, so an adapter trains them in full. `unit`: what is counted as seen, the lengths of
     rows for tokens and rows otherwise. `target_names`: of a batch, what the model is not given; `output_names`: of the model's
-    output, what is compared when an export is proven. `fast_tokenizer`: only one that knows where in the text a token stands
-    will do.
+    output, what is compared when an export is proven. `crops_pictures`: an image processor may cut off the borders of a picture,
+    since places in it do not matter. `fast_tokenizer`: only one that knows where in the text a token stands will do.
     """
 
     auto_class: str
@@ -55,6 +55,7 @@ class Traits:
     target_names: tuple[str, ...] = ("labels",)
     output_names: tuple[str, ...] = ("logits",)
     peft_task_type: str | None = None
+    crops_pictures: bool = True
 
     @property
     def packs(self) -> bool:

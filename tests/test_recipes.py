@@ -62,7 +62,16 @@ def test_plans_for_a_node_of_gpus_without_a_network(path, tmp_path, capsys):
 
 
 def test_the_plan_is_there_on_the_command_line():
-    command = [sys.executable, "-m", "launcher", "plan", str(ROOT / "recipes" / "gpt2_lora.yaml"), "--world", "1x8", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "launcher",
+        "plan",
+        str(ROOT / "recipes" / "gpt2_lora.yaml"),
+        "--world",
+        "1x8",
+        "--json",
+    ]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=os.environ | {"OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["values"]["name"]["value"] == "gpt2_lora"

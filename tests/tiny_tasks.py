@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import tiny
+import tiny_pictures
 
 COMMON = """\
 training: {global_batch_size: 4, per_device_train_batch_size: 1, max_steps: 6, precision: fp32}
@@ -31,6 +32,20 @@ def _text_classification(folder: Path) -> str:
 def _text_regression(folder: Path) -> str:
     rows = [{"text": text, "text_pair": text[::-1], "label": str(len(text) / 8)} for text in _sentences(27, tiny.WORDS)]
     return _texts(folder, rows)
+
+
+def _image_classification(folder: Path) -> str:
+    tiny_pictures.save_vit(folder / "model")
+    tiny_pictures.in_folders(folder / "train", 22)
+    tiny_pictures.in_folders(folder / "eval", 5, 22)
+    return IMAGES
+
+
+def _semantic_segmentation(folder: Path) -> str:
+    tiny_pictures.save_segformer(folder / "model")
+    tiny_pictures.with_masks(folder / "train", 22)
+    tiny_pictures.with_masks(folder / "eval", 5, 22)
+    return IMAGES + "loss: {dice_weight: 0.5}\n"
 
 
 def _texts(folder: Path, rows: list[dict[str, str]]) -> str:
@@ -91,7 +106,15 @@ def save_bert(folder: Path) -> None:
         BertModel(config).save_pretrained(folder)
 
 
+IMAGES = """\
+method: full
+model: {name_or_path: model}
+data: {train: [{path: train}], eval: [{path: eval}]}
+optimizer: {learning_rate: 1.0e-3}
+"""
 MAKERS: dict[str, Callable[[Path], str]] = {
     "text_classification": _text_classification,
     "text_regression": _text_regression,
+    "image_classification": _image_classification,
+    "semantic_segmentation": _semantic_segmentation,
 }

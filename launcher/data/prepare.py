@@ -31,12 +31,13 @@ ROWS_PER_BATCH = 10_000
 KINDS = {
     "int": "int64",
     "text": "string",
+    "bytes": "binary",
     "ints": "list<int32>",
     "floats": "list<float32>",
     "texts": "list<string>",
 }
 ITEMS_PER_BATCH = 4_000_000  # a row may be long: what waits to be written is Python's, at some 16 bytes a number
-LIBRARIES = ("transformers", "tokenizers", "jinja2", "pyarrow")
+LIBRARIES = ("transformers", "tokenizers", "jinja2", "pyarrow", "pillow")
 Row = dict[str, Any]
 MakeRows = Callable[[dict[str, int]], Iterable[Row]]
 
@@ -264,9 +265,9 @@ def _digest(column: Any, content: Any) -> None:
     if pyarrow.types.is_list(column.type):
         content.update(column.value_lengths().to_numpy())
         _digest(column.values, content)
-    elif pyarrow.types.is_string(column.type):
+    elif pyarrow.types.is_string(column.type) or pyarrow.types.is_binary(column.type):
         content.update(pyarrow.compute.binary_length(column).to_numpy(zero_copy_only=False))
-        content.update("".join(column.to_pylist()).encode())
+        content.update(b"".join(column.cast("binary").to_pylist()))
     else:
         content.update(column.to_numpy())
 

@@ -156,6 +156,14 @@ class Engine:
         dist.all_reduce(packed, group=self._group)
         return dict(zip(names, packed.tolist(), strict=True))
 
+    def total(self, values: Tensor) -> Tensor:
+        """Sum of a tensor over all ranks, to the bit the same on each of them."""
+        if self._group is None:
+            return values
+        summed = values.cpu()
+        dist.all_reduce(summed, group=self._group)
+        return summed.to(values.device)
+
     def gather(self, thing: Any) -> list[Any]:
         """Something small from every rank, in the order of ranks, on every rank."""
         if self._group is None:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from launcher.loss_scale import LossScale
 from launcher.plan import Plan
 
-# Accelerate knows the old name only; models here have no buffers that training changes.
+# Accelerate knows the old name only; `batch_norm` keeps the buffers that training changes the same on all ranks.
 warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
 
 MASTER = "master"  # ZeRO's state that holds the fp32 copy of a parameter that is kept in bf16

@@ -32,8 +32,11 @@ class Measured(NamedTuple):
     * `table`: {"columns": [str], "rows": [[str | number | None]]}, one row a class; None is a number that cannot be told
     * `curves`: [{"title", "x", "y", "lines": [{"name", "points": [[x, y]]}]}], at most 200 points a line
     * `errors`: [{"where", "input", "reference", "predicted", "confidence"}], worst first, at most 20: the tasks add them
-    * `pictures`: [{"file", "where", "caption"}], files relative to the run folder, at most 12: the tasks add them
     * `notes`: [str], what was left out and why, and how a library was set
+    * `pictures`: [{"image", "where", "caption"}], at most 12: the tasks add them
+
+    `image`, which an error may have too, is a function that draws a PIL picture. It is called when the evaluation is written
+    down; in the file, the picture's own file stands in its place: as `file` of pictures, as `picture` of errors.
     """
 
     values: dict[str, float]

@@ -1,6 +1,7 @@
 """Measurements of tasks whose rows have one label or several, whatever a row is: a text, a picture, a sound."""
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,19 +12,26 @@ from launcher.metrics import Measured, classification
 ERRORS_SHOWN = 20
 THRESHOLD = 0.5  # a label that is likelier than not is predicted, where a row may have several
 Show = Callable[[Mapping[str, Any]], str]
+Draw = Callable[[Mapping[str, Any]], Any]
 
 
 def measured(
-    loss: tuple[float, float], predictions: Sequence[np.ndarray], rows: Any, context: Context, shown: Show
+    loss: tuple[float, float],
+    predictions: Sequence[np.ndarray],
+    rows: Any,
+    context: Context,
+    shown: Show,
+    drawn: Draw | None = None,
 ) -> Measured:
-    """`loss`: sum and count; `predictions`: probabilities (labels,) of each row; `shown`: a row as people see it."""
+    """`loss`: sum and count; `predictions`: probabilities (labels,) of each row; `shown`: a row as people read it; `drawn`: its
+    picture, where it has one."""
     assert context.labels is not None
     scores, names = np.stack(predictions), list(context.labels.names)
     references = _references(rows.all("labels"), context)
     measure = classification.multi_label if _several(context) else classification.single_label
     found = measure(scores, references, names)
     errors = [
-        _error(rows.read(index), scores[index], references[index], context, shown)
+        _error(rows.read(index), scores[index], references[index], context, shown, drawn)
         for index in _worst(scores, references)
     ]
     return Measured({"loss": loss[0] / loss[1], **found.values}, {**found.details, "errors": errors})
@@ -69,7 +77,12 @@ def _worst(scores: np.ndarray, references: np.ndarray) -> list[int]:
 
 
 def _error(
-    row: Mapping[str, Any], scores: np.ndarray, reference: np.ndarray, context: Context, shown: Show
+    row: Mapping[str, Any],
+    scores: np.ndarray,
+    reference: np.ndarray,
+    context: Context,
+    shown: Show,
+    drawn: Draw | None,
 ) -> dict[str, Any]:
     words = said(scores, context)
     predicted = ", ".join(words["labels"]) or "none" if "labels" in words else words["label"]
@@ -81,4 +94,5 @@ def _error(
         "reference": ", ".join(row["labels"]) or "none",
         "predicted": predicted,
         "confidence": round(float(scores.max() if reference.ndim == 0 else 1 - right), 4),
+        **({"image": partial(drawn, row)} if drawn else {}),
     }

@@ -27,13 +27,12 @@ def run(args: argparse.Namespace) -> int:
     from launcher import log
 
     log.set_up(1)
-    from launcher.predict import Predictor
+    from launcher.predict import Drawings, Predictor
 
     folder = Path(args.run)
     predictor = Predictor.of(folder / "export" if (folder / "export").is_dir() else folder)
-    answers = predictor.predict(_examples(args, predictor), args.batch_size)
-    if args.pictures is not None:
-        answers = _with_pictures(predictor, answers, args.pictures)
+    drawings = None if args.pictures is None else Drawings(args.pictures, predictor.task)
+    answers = predictor.predict(_examples(args, predictor), args.batch_size, drawings)
     if args.output is None:
         for answer in answers:
             print(json.dumps(answer, ensure_ascii=False), flush=True)
@@ -51,6 +50,7 @@ def _examples(args: argparse.Namespace, predictor: Any) -> Iterator[tuple[str, d
     from launcher.schema import Source
 
     traits = predictor.task.TRAITS
+    suffixes = {"image": PICTURES, "audio": SOUNDS}.get(traits.reads, ())
     input_column = FORMATS[traits.formats[0]].inputs[0]
     columns = dict(pair.partition("=")[::2] for pair in args.columns.split(",") if pair)
     for given in args.inputs:
@@ -60,8 +60,10 @@ def _examples(args: argparse.Namespace, predictor: Any) -> Iterator[tuple[str, d
             yield from (
                 (f"{given}:{number}", {input_column: line}) for number, line in enumerate(lines, 1) if line.strip()
             )
-        elif path.suffix.lower() in {"image": PICTURES, "audio": SOUNDS}.get(traits.reads, ()):
+        elif path.suffix.lower() in suffixes and path.is_file():
             yield given, {input_column: str(path.resolve())}
+        elif path.is_dir() and (files := [file for file in sorted(path.iterdir()) if file.suffix.lower() in suffixes]):
+            yield from ((str(file), {input_column: str(file.resolve())}) for file in files)
         elif path.exists():
             source = Source.model_validate({"path": given, "columns": columns, "format": args.format})
             yield from sources.examples(source, traits.formats, labelled=False)
@@ -71,10 +73,6 @@ def _examples(args: argparse.Namespace, predictor: Any) -> Iterator[tuple[str, d
             raise RecipeError(
                 f"there is no file {given}", fix=f"{predictor.task.__name__.rpartition('.')[2]} reads files"
             )
-
-
-def _with_pictures(predictor: Any, answers: Iterator[dict[str, Any]], folder: Path) -> Iterator[dict[str, Any]]:
-    raise NotImplementedError
 
 
 def _write(path: Path, answers: Iterator[dict[str, Any]]) -> None:

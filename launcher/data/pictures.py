@@ -1,0 +1,168 @@
+"""Pictures: read from a file or from bytes, kept in prepared rows by name and digest, read again for a batch.
+
+A picture is decoded once while rows are prepared, so that one that cannot be read is found then and not in the middle of a run;
+one that has changed since is an error.
+"""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from xxhash import xxh3_128_hexdigest
+
+from launcher.errors import DataError, RecipeError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+THREADS = 4  # decoding releases the interpreter's lock
+MOST_PIXELS = 1 << 27  # 134 million; a file of a few kB may claim any number
+SMALL_PIXELS = 512
+MEND = "mend or remove the picture, or set data.on_error: skip"
+SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I")
+
+
+def kinds(name: str) -> dict[str, str]:
+    """Columns of prepared rows that hold the picture `name`: its path, or its bytes where it has none, and their digest."""
+    return {name: "text", f"{name}_bytes": "bytes", f"{name}_digest": "text"}
+
+
+def first_read(name: str, source: str | bytes, where: str) -> tuple[dict[str, Any], "Image"]:
+    """The columns of `kinds` for a picture, and the picture as it is in the file. DataError for one that cannot be read."""
+    inside = isinstance(source, bytes)
+    content = _content(source, where)
+    values = ("" if inside else source, source if inside else b"", xxh3_128_hexdigest(content))
+    return dict(zip(kinds(name), values, strict=True)), decoded(content, where)
+
+
+def read(row: Mapping[str, Any], name: str = "image") -> "Image":
+    """The picture of a prepared row in RGB and upright. DataError where it is not what it was when the row was made."""
+    return in_rgb(stored(row, name), row["where"])
+
+
+def stored(row: Mapping[str, Any], name: str) -> "Image":
+    """The picture of a prepared row as it is in the file, upright."""
+    where = row[name] or row["where"]
+    content = _content(row[name] or row[f"{name}_bytes"], where)
+    if xxh3_128_hexdigest(content) != row[f"{name}_digest"]:
+        raise DataError("the picture has changed since the data was prepared", where=where, fix="start again")
+    return decoded(content, where)
+
+
+def decoded(content: bytes, where: str) -> "Image":
+    """A picture upright, as it is in the file. DataError for one that cannot be read."""
+    from PIL import ImageOps, UnidentifiedImageError
+
+    try:
+        picture = _header(content, where)
+        picture.load()
+        upright = ImageOps.exif_transpose(picture)
+    except DataError:
+        raise
+    except Exception as error:  # Pillow lets through whatever the decoder of a format raises
+        unknown = isinstance(error, UnidentifiedImageError)
+        problem = "in no format that is known" if unknown else str(error) or type(error).__name__
+        raise DataError(f"the picture cannot be read: {problem}", where=where, fix=MEND) from error
+    assert upright is not None
+    upright.format = picture.format
+    return upright
+
+
+def in_rgb(picture: "Image", where: str) -> "Image":
+    """As transformers' pipelines convert: what is transparent keeps the colour that it has in the file. 16 bits become 8."""
+    from PIL import Image
+
+    if picture.mode == "F":
+        raise DataError(
+            "the picture holds floating-point numbers, and it is not said which is white", where=where, fix=MEND
+        )
+    if picture.mode in SIXTEEN_BITS:
+        values = np.asarray(picture).astype(np.int64)
+        picture = Image.fromarray((values.clip(0, 65535) // 257).astype(np.uint8))
+    if picture.mode == "P" and "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+    return picture.convert("RGB")
+
+
+def each(work: Callable[[Any], Any], things: Sequence[Any]) -> list[Any]:
+    """`work` of each thing, in order, on a few threads."""
+    if len(things) < 2:
+        return [work(thing) for thing in things]
+    with ThreadPoolExecutor(min(THREADS, len(things))) as pool:
+        return list(pool.map(work, things))
+
+
+def pixels(rows: Sequence[Mapping[str, Any]], processor: Any) -> Any:
+    """pixel_values (rows, channels, height, width) fp32 of prepared rows. Without rows, those of one black picture."""
+    return together(each(lambda row: seen(read(row), processor), rows) or [seen(black(), processor)], processor)
+
+
+def together(values: Sequence[np.ndarray], processor: Any) -> Any:
+    """(rows, channels, height, width) of what the processor made. RecipeError where it leaves pictures of different sizes."""
+    import torch
+
+    if len(shapes := sorted({of_picture.shape[1:] for of_picture in values})) > 1:
+        sizes = " and ".join(f"{height} x {width}" for height, width in shapes[:2])
+        raise RecipeError(
+            f"{type(processor).__name__} leaves pictures of different sizes, {sizes}",
+            fix="set data.image_size: [height, width]",
+        )
+    return torch.from_numpy(np.stack(values))
+
+
+def seen(picture: "Image", processor: Any) -> np.ndarray:
+    """(channels, height, width) fp32: the picture as the model sees it."""
+    found = processor(images=picture, return_tensors="np")
+    if "pixel_values" not in found:
+        raise RecipeError(f"{type(processor).__name__} makes no pixel_values", fix="use another model")
+    values: np.ndarray = found["pixel_values"][0].astype(np.float32, copy=False)
+    return values
+
+
+def black() -> "Image":
+    """Where there is no picture and one is needed."""
+    from PIL import Image
+
+    return Image.new("RGB", (64, 64))
+
+
+def small(row: Mapping[str, Any], name: str = "image") -> "Image":
+    """A copy for people to look at, of at most 512 pixels a side."""
+    copy = read(row, name)
+    copy.thumbnail((SMALL_PIXELS, SMALL_PIXELS))
+    return copy
+
+
+def name(row: Mapping[str, Any]) -> str:
+    """The picture's file, or where it stands in a file of many."""
+    return str(row["image"] or row["where"])
+
+
+def _content(source: str | bytes, where: str) -> bytes:
+    if isinstance(source, bytes):
+        return source
+    try:
+        return Path(source).read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"the picture cannot be read: {error.strerror}", where=where or source, fix="put the file there"
+        ) from error
+
+
+def _header(content: bytes, where: str) -> "Image":
+    """A picture that is not decoded yet; refuses one whose claimed size no picture has."""
+    import warnings
+
+    from PIL import Image
+
+    warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # our own limit is an error
+    picture = Image.open(io.BytesIO(content))
+    number = picture.width * picture.height
+    if not 0 < number <= MOST_PIXELS:
+        size = f"{picture.width} x {picture.height} pixels"
+        problem = f"the picture is {size}{f', more than {MOST_PIXELS:,}' if number else ''}"
+        raise DataError(problem, where=where, fix=MEND)
+    return picture

@@ -1,0 +1,31 @@
+"""What predicted labels of pictures are worth, and which were wrong."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from launcher.data import drawing, pictures
+from launcher.data.context import Context
+from launcher.metrics import Measured, labelled
+
+
+def summarize(
+    totals: Mapping[str, tuple[float, float]], predictions: Sequence[np.ndarray], rows: Any, context: Context
+) -> Measured:
+    return labelled.measured(totals["labels"], predictions, rows, context, pictures.name, pictures.small)
+
+
+def said(
+    predictions: Sequence[np.ndarray], rows: Sequence[Mapping[str, Any]], context: Context
+) -> Iterator[dict[str, Any]]:
+    """Predictions for people and programs."""
+    for prediction, row in zip(predictions, rows, strict=True):
+        yield {"input": pictures.name(row), **labelled.said(prediction, context)}
+
+
+def drawn(prediction: np.ndarray, row: Mapping[str, Any], context: Context) -> dict[str, Any]:
+    """`picture`: a small copy under what was predicted."""
+    words = labelled.said(prediction, context)
+    title = ", ".join(words["labels"]) or "none" if "labels" in words else f"{words['label']} {words['score']:.2f}"
+    return {"picture": drawing.beside(pictures.small(row), titles=[title])}
