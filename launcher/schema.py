@@ -136,6 +136,8 @@ class Data(Section):
     """Longest target in tokens, where a source becomes a target; max_length is for the source."""
     source_prefix: str = ""
     """Text before every source, such as "translate English to German: "; models are told so what they are to do."""
+    max_seconds: Annotated[float, Field(gt=0)] | None = None
+    """Longest sound; null: as long as it is, or as the model hears."""
     on_truncate: Literal["error", "drop", "truncate", "split"] | None = None
     """What to do with a longer row; split cuts plain text into several rows; null: drop for language models, else truncate."""
     image_size: Positive | tuple[Positive, Positive] | None = None

@@ -32,7 +32,7 @@ LAYERS = [
         "run_folder",
         "objectives",
         "generation",
-        "layer_drop",
+        "chance",
         "task",
     },
     {"tasks", "adapters", "optimizers", "trackers"},

@@ -7,19 +7,22 @@ from pathlib import Path
 
 import tiny
 import tiny_pictures
+import tiny_seq2seq
+import tiny_sounds
 
 COMMON = """\
 training: {global_batch_size: 4, per_device_train_batch_size: 1, max_steps: 6, precision: fp32}
 scheduler: {name: constant}
 export: {verify: false}
 logging: {logging_steps: 1, trackers: [jsonl]}
-evaluation: {per_device_eval_batch_size: 2}
 """
+EVALUATION = {"seq2seq_lm": "metrics: [loss, perplexity, token_accuracy, bleu, chrf, rougeL], max_new_tokens: 12, "}
 
 
 def make(task: str, folder: Path) -> Path:
     recipe = folder / "tiny.yaml"
-    recipe.write_text(f"task: {task}\n{MAKERS[task](folder)}{COMMON}")
+    evaluation = f"evaluation: {{{EVALUATION.get(task, '')}per_device_eval_batch_size: 2}}\n"
+    recipe.write_text(f"task: {task}\n{MAKERS[task](folder)}{COMMON}{evaluation}")
     return recipe
 
 
@@ -46,6 +49,25 @@ def _semantic_segmentation(folder: Path) -> str:
     tiny_pictures.with_masks(folder / "train", 22)
     tiny_pictures.with_masks(folder / "eval", 5, 22)
     return IMAGES + "loss: {dice_weight: 0.5}\n"
+
+
+def _audio_classification(folder: Path) -> str:
+    tiny_sounds.save_wav2vec2(folder / "model")
+    tiny_sounds.in_folders(folder / "train", 22)
+    tiny_sounds.in_folders(folder / "eval", 5, 22)
+    return IMAGES
+
+
+def _seq2seq_lm(folder: Path) -> str:
+    tiny_seq2seq.save(folder / "model")
+    tiny_seq2seq.words(folder / "train.jsonl", 22)
+    tiny_seq2seq.words(folder / "eval.jsonl", 5, seed=1)
+    return """\
+method: full
+model: {name_or_path: model}
+data: {train: [{path: train.jsonl}], eval: [{path: eval.jsonl}], max_length: 12, max_target_length: 16}
+optimizer: {learning_rate: 1.0e-2}
+"""
 
 
 def _texts(folder: Path, rows: list[dict[str, str]]) -> str:
@@ -117,4 +139,6 @@ MAKERS: dict[str, Callable[[Path], str]] = {
     "text_regression": _text_regression,
     "image_classification": _image_classification,
     "semantic_segmentation": _semantic_segmentation,
+    "audio_classification": _audio_classification,
+    "seq2seq_lm": _seq2seq_lm,
 }

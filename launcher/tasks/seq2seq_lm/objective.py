@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from launcher import layer_drop, losses
+from launcher import chance, losses
 from launcher.data.context import Context
 from launcher.losses import IGNORED, Loss
 from launcher.task import LossPlan
@@ -17,7 +17,7 @@ def plan_loss(model: Any, options: Config, method: str) -> LossPlan:
 
 
 def build(model: Any, options: Config, context: Context) -> "Objective":
-    layer_drop.switch_off(model)
+    chance.switch_off_layer_drop(model)
     return Objective(model, options.label_smoothing)
 
 
