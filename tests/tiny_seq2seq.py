@@ -5,7 +5,7 @@ import random
 from pathlib import Path
 from typing import Any
 
-T5 = {"d_model": 32, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0}
+T5 = {"d_model": 64, "d_kv": 8, "d_ff": 64, "num_layers": 2, "num_heads": 4, "dropout_rate": 0.0}
 BART = {
     "d_model": 32,
     "encoder_layers": 2,

@@ -27,18 +27,56 @@ def in_folders(folder: Path, number: int, first: int = 0) -> None:
         soundfile.write(folder / label / f"{index:03}.wav", tone(label, seconds, index), FILE_RATE)
 
 
-def save_wav2vec2(folder: Path, mask: bool = True, **changes: Any) -> None:
-    """Without its head and without chance; with `mask` padding is not heard, otherwise it is, as by facebook/wav2vec2-base."""
-    import torch
-    from transformers import Wav2Vec2Config, Wav2Vec2FeatureExtractor, Wav2Vec2Model
+SHAPE: dict[str, Any] = {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 64,
+    "conv_dim": (16, 16),
+    "conv_kernel": (10, 5),
+    "conv_stride": (5, 4),
+    "num_feat_extract_layers": 2,
+    "num_conv_pos_embedding_groups": 4,
+    "classifier_proj_size": 16,
+}
+CHANCE = (
+    "hidden_dropout",
+    "activation_dropout",
+    "attention_dropout",
+    "feat_proj_dropout",
+    "final_dropout",
+    "layerdrop",
+)
+CHANCE += ("mask_time_prob",)
 
-    shape: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
-    shape |= {"conv_dim": (16, 16), "conv_kernel": (10, 5), "conv_stride": (5, 4), "num_feat_extract_layers": 2}
-    shape |= {"num_conv_pos_embeddings": 8, "num_conv_pos_embedding_groups": 4, "classifier_proj_size": 16}
-    chances = ("hidden_dropout", "activation_dropout", "attention_dropout", "feat_proj_dropout", "final_dropout")
-    shape |= dict.fromkeys((*chances, "layerdrop", "mask_time_prob"), 0.0)
-    norm = {"feat_extract_norm": "layer", "do_stable_layer_norm": True} if mask else {"feat_extract_norm": "group"}
+
+def save(folder: Path, model_type: str = "wav2vec2", mask: bool = True, **changes: Any) -> Path:
+    """A model without its head and without chance. With `mask` padding is not heard, else it is, as by facebook/wav2vec2-base."""
+    import torch
+    from transformers import AutoConfig, AutoModel, Wav2Vec2FeatureExtractor
+
+    own: dict[str, Any] = {"conv_pos_kernel_size": 7, "num_conv_pos_embeddings": 2}
+    if model_type == "wav2vec2":
+        own = {"num_conv_pos_embeddings": 8, "do_stable_layer_norm": mask}
+        own["feat_extract_norm"] = "layer" if mask else "group"
+    config = AutoConfig.for_model(model_type, **{**SHAPE, **dict.fromkeys(CHANCE, 0.0), **own, **changes})
     Wav2Vec2FeatureExtractor(sampling_rate=RATE, return_attention_mask=mask).save_pretrained(folder)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        Wav2Vec2Model(Wav2Vec2Config(**shape | norm | changes)).save_pretrained(folder)
+        AutoModel.from_config(config).save_pretrained(folder)
+    return folder
+
+
+def save_ast(folder: Path) -> Path:
+    """One that takes spectrograms of one size: 64 frames, which are 0.64 seconds."""
+    import torch
+    from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
+
+    size = {"num_mel_bins": 16, "max_length": 64}
+    ASTFeatureExtractor(sampling_rate=RATE, **size).save_pretrained(folder)
+    names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
+    config = ASTConfig(**size, **{name: SHAPE[name] for name in names}, patch_size=8, time_stride=8, frequency_stride=8)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        ASTModel(config).save_pretrained(folder)
+    return folder

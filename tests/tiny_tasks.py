@@ -52,7 +52,7 @@ def _semantic_segmentation(folder: Path) -> str:
 
 
 def _audio_classification(folder: Path) -> str:
-    tiny_sounds.save_wav2vec2(folder / "model")
+    tiny_sounds.save(folder / "model", "data2vec-audio")
     tiny_sounds.in_folders(folder / "train", 22)
     tiny_sounds.in_folders(folder / "eval", 5, 22)
     return IMAGES
