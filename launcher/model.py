@@ -17,6 +17,7 @@ from launcher import (
     activations,
     batch_norm,
     chance,
+    image_size,
     inventory,
     model_init,
     new_head,
@@ -130,6 +131,8 @@ def facts(
         stored = inventory.stored(model, layout)
         model = adapter.apply(model, recipe.adapter)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    if processor is not None and task.TRAITS.processor == "image_processor":
+        image_size.insist_on_fit(base, processor, recipe)
     loss = task.objective.plan_loss(base, recipe.loss, recipe.method)
     text_config = config.get_text_config()
     return ModelFacts(

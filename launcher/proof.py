@@ -68,7 +68,7 @@ def load(export: Path, expected: dict) -> tuple[torch.nn.Module, list[str]]:
             **quantized_options(base, expected),
         )
         compute_as_trained(model, expected)
-        if len(expected["tensors"]) and expected["vocabulary"] > model.get_input_embeddings().weight.shape[0]:
+        if expected["vocabulary"] and expected["vocabulary"] > model.get_input_embeddings().weight.shape[0]:
             grow(model, expected["vocabulary"])
         model = peft.PeftModel.from_pretrained(model, export)
     else:
