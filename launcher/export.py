@@ -64,7 +64,7 @@ def export(trained: Trained, run_folder: Path, card: str, wanted: Wanted) -> tup
     staged = run_folder / f".export-{secrets.token_hex(4)}"
     try:
         _write(staged, model, trained.processor, card)
-        (staged / FACTS).write_text(json.dumps(trained.facts, indent=1, ensure_ascii=False), encoding="utf-8")
+        _write_facts(staged / FACTS, model, trained.facts)
         verdict = None
         if wanted.verify:
             _write_reference(run_folder / "proof", model, trained.task, inputs, outputs, own_error)
@@ -126,6 +126,13 @@ def _write(folder: Path, model: Any, processor: Any, card: str) -> None:
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
+def _write_facts(path: Path, model: Any, facts: dict[str, Any]) -> None:
+    """With how the base of an adapter was quantised, which only its configuration in memory knows."""
+    is_adapter, quantization = hasattr(model, "peft_config"), _quantization(_base(model))
+    known = {**facts, "quantization": quantization.to_dict() if is_adapter and quantization else None}
+    path.write_text(json.dumps(known, indent=1, ensure_ascii=False), encoding="utf-8")
+
+
 def _insist(staged: Path, run_folder: Path) -> dict[str, Any]:
     """The verdict, or an error that leaves the rejected export under another name."""
     verdict = prove(staged, run_folder / "proof")
@@ -165,7 +172,7 @@ def _write_reference(
     }
     with tensor_files.os_errors():
         save_file(tensors, folder / "reference.safetensors")
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = _base(model)
     facts = {
         "auto_class": task.TRAITS.auto_class,
         "dtype": str(base.dtype).removeprefix("torch."),
@@ -185,8 +192,11 @@ def is_unused(model: Any, name: str) -> bool:
 
 
 def _head(model: Any) -> tuple[str, ...]:
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return tuple(getattr(base, "head_modules", ()))
+    return tuple(getattr(_base(model), "head_modules", ()))
+
+
+def _base(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def _quantization(base: Any) -> Any:

@@ -92,6 +92,7 @@ def load(
         with torch.device("meta"):
             config = with_head(load_config(recipe)[0], head)
             shape = auto_class.from_config(config, trust_remote_code=section.trust_remote_code)
+        _name_head(shape, task, _missing_on_disk(recipe, task, head))
         layout = quantized_layers.layout(recipe, shape)
         options = quantize.load_options(layout, compute_dtype, device)
         model, missing = _pretrained(task, section, dtype, {**options, **head})

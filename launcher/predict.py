@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import transformers
 
-from launcher import parts, processor
+from launcher import parts, processor, proof
 from launcher.data.context import Context, Tools
 from launcher.data.labels import Labels
 from launcher.errors import DataError, EnvironmentProblem, RecipeError, StorageError
@@ -30,7 +30,8 @@ def facts(recipe: Any) -> dict[str, Any]:
     """What a prediction must know of the recipe, for the export. Dumping is not reading, see `Recipe.start_audit`."""
     traits = parts.load("tasks", recipe.task).TRAITS
     data = recipe.data.model_dump(mode="json", include=set(traits.data_keys))
-    known = {"task": recipe.task, "data": data, "loss": recipe.loss.model_dump(mode="json")}
+    model = recipe.model.model_dump(mode="json", include={"trust_remote_code"})
+    known = {"task": recipe.task, "data": data, "loss": recipe.loss.model_dump(mode="json"), **model}
     if traits.generated_metrics:
         known["generation"] = recipe.evaluation.model_dump(mode="json", include={"max_new_tokens", "num_beams"})
     return known
@@ -79,7 +80,7 @@ class Predictor:
         task = parts.load_whole("tasks", known["task"])
         used = processor.from_folder(export, task.TRAITS)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model = _model(export, task)
+        model = _model(export, task, known, device)
         head = {name: getattr(model.config, name, None) for name in ("id2label", "problem_type", "num_labels")}
         labels = (
             Labels.found(())
@@ -159,16 +160,17 @@ def _facts(export: Path) -> dict[str, Any]:
     return known
 
 
-def _model(export: Path, task: ModuleType) -> Any:
-    auto_class = getattr(transformers, task.TRAITS.auto_class)
+def _model(export: Path, task: ModuleType, known: dict[str, Any], device: torch.device) -> Any:
+    """As plain transformers loads it; an adapter beside its base, which is quantised as it was for training."""
+    auto_class, trust = getattr(transformers, task.TRAITS.auto_class), {"trust_remote_code": known["trust_remote_code"]}
     if not (export / "adapter_config.json").exists():
-        return auto_class.from_pretrained(export)
+        return auto_class.from_pretrained(export, **trust)
     import peft
 
     transformers.utils.logging.set_verbosity(
         logging.ERROR
     )  # the base has no head of this kind, and the adapter brings it
     base = json.loads((export / "adapter_config.json").read_text())["base_model_name_or_path"]
-    config = transformers.AutoConfig.from_pretrained(export)
-    model = auto_class.from_pretrained(base, config=config, ignore_mismatched_sizes=True)
-    return peft.PeftModel.from_pretrained(model, export)
+    expected = {**known, "device": str(device)}
+    options = {**proof.head_options(export, expected), **proof.quantized_options(base, expected)}
+    return peft.PeftModel.from_pretrained(auto_class.from_pretrained(base, **trust, **options), export)

@@ -117,12 +117,12 @@ def refuse_quantized(config: Any, method: str) -> None:
 def layout(recipe: Recipe, model: Any) -> Layout:
     """Which layers transformers will hand to bitsandbytes. `model` may have no storage.
 
-    Never the output head, what is tied to it, or what adapter.modules_to_save trains. In 4 bits a layer stays whole if its number
+    Never the output head, what is tied to it, or what is trained in full beside the adapter. In 4 bits a layer stays whole if its number
     of inputs is no multiple of 64: bitsandbytes reads it back wrongly on a CPU, and a recipe is to mean the same everywhere.
     """
     scheme = scheme_of(recipe, model.config)
     linear = {name: shape for name, module in model.named_modules() if (shape := _linear_shape(module))}
-    trained = _named(model, recipe.adapter.modules_to_save)
+    trained = _named(model, (*recipe.adapter.modules_to_save, *getattr(model, "head_modules", ())))
     reasons = {EMBEDDINGS: _head(model, scheme)}
     if not scheme.in_checkpoint:
         reasons |= {

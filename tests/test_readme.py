@@ -87,3 +87,23 @@ def _kind(command: str) -> str | None:
     if words[0] == "sbatch":
         return "slurm"
     return "set-up" if words[0] in ("python3", "pip") else None
+
+
+def test_the_plain_version_of_the_textbook_example_runs_and_learns_the_same_labels(tmp_path: Path, monkeypatch) -> None:
+    """With a tiny model in place of BERT, on some rows."""
+    import tiny_tasks
+
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.S)
+    tiny_tasks.save_bert(tmp_path / "bert")
+    part = tmp_path / "recipes" / "data" / "python_topics_train.csv"
+    part.parent.mkdir(parents=True)
+    part.write_text("".join((ROOT / part.relative_to(tmp_path)).read_text().splitlines(keepends=True)[:65]))
+    monkeypatch.chdir(tmp_path)
+    exec(code.replace("google-bert/bert-base-uncased", "bert"), {})
+    shipped = recipe.load(ROOT / "recipes" / "bert_text_classification.yaml")
+    for told in (
+        f"lr={shipped.optimizer.learning_rate:.0e}".replace("e-0", "e-"),
+        f"max_length={shipped.data.max_length}",
+    ):
+        assert told in code
+    assert (tmp_path / "saved" / "model.safetensors").exists()

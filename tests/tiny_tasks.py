@@ -115,7 +115,7 @@ def save_bert(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
     config = BertConfig(
         vocab_size=32,
-        hidden_size=32,
+        hidden_size=64,  # as wide as a block of 4-bit weights
         num_hidden_layers=2,
         num_attention_heads=4,
         intermediate_size=64,
