@@ -40,7 +40,7 @@ def save(folder: Path, kind: str = "t5", **changes: Any) -> Path:
     tokenizer.save_pretrained(folder)
     configs: dict[str, Any] = {
         "t5": (T5ForConditionalGeneration, T5Config, {**T5, "decoder_start_token_id": 0}),
-        "bart": (BartForConditionalGeneration, BartConfig, {**BART, "decoder_start_token_id": 2}),
+        "bart": (BartForConditionalGeneration, BartConfig, {**BART, "decoder_start_token_id": 1}),
         "marian": (MarianMTModel, MarianConfig, {**BART, "decoder_start_token_id": 0}),
     }
     model, config, shape = configs[kind]

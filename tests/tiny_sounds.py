@@ -68,12 +68,12 @@ def save(folder: Path, model_type: str = "wav2vec2", mask: bool = True, **change
 
 
 def save_ast(folder: Path) -> Path:
-    """One that takes spectrograms of one size: 64 frames, which are 0.64 seconds."""
+    """One that takes spectrograms of one size: 64 frames, which are 0.655 seconds at 16 kHz."""
     import torch
     from transformers import ASTConfig, ASTFeatureExtractor, ASTModel
 
     size = {"num_mel_bins": 16, "max_length": 64}
-    ASTFeatureExtractor(sampling_rate=RATE, **size).save_pretrained(folder)
+    ASTFeatureExtractor(**size).save_pretrained(folder)
     names = ("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size")
     config = ASTConfig(**size, **{name: SHAPE[name] for name in names}, patch_size=8, time_stride=8, frequency_stride=8)
     with torch.random.fork_rng():

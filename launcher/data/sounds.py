@@ -80,8 +80,8 @@ def heard_seconds(extractor: Any) -> float | None:
     """The most that the extractor looks at, where its output has one size whatever the sound; else None."""
     if hasattr(extractor, "chunk_length"):  # Whisper
         return float(extractor.chunk_length)
-    frames = getattr(extractor, "max_length", None)  # AST: a frame every 10 ms
-    return frames / 100 if isinstance(frames, int) and hasattr(extractor, "num_mel_bins") else None
+    frames = getattr(extractor, "max_length", None)  # AST: one of 25 ms every 10 ms
+    return 0.025 + (frames - 1) / 100 if isinstance(frames, int) and hasattr(extractor, "num_mel_bins") else None
 
 
 def features(sound: np.ndarray, extractor: Any) -> dict[str, np.ndarray]:
