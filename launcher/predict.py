@@ -87,7 +87,7 @@ class Predictor:
             if task.TRAITS.label_column is None
             else Labels.listed(list(model.config.id2label.values()))
         )
-        data = Data.model_validate(freeze({name: value for name, value in known["data"].items() if value is not None}))
+        data = Data.model_validate(freeze(known["data"]))
         context = Context(used, data, processor.pad_token_id(used), labels, (), head)
         options = task.Config.model_validate(known["loss"])
         objective = task.objective.build(model, options, context).to(device).eval()

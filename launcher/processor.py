@@ -75,6 +75,9 @@ def ingredients(processor: Any) -> list[Any]:
     """All that decides what it makes of an input, as JSON."""
     if tokenizer_of(processor) is None:
         return [processor.to_dict()]
+    if processor.is_fast:
+        processor.backend_tokenizer.no_truncation()  # as the last call set them, whichever that was
+        processor.backend_tokenizer.no_padding()
     words = processor.backend_tokenizer.to_str() if processor.is_fast else _files_of(processor)
     return [words, processor.chat_template, dict(processor.special_tokens_map)]
 

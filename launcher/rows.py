@@ -1,5 +1,6 @@
 """The prepared rows of a recipe: read, turned into rows by the task once, or taken from the cache; and what the rows tell."""
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,6 +74,7 @@ class Reader:
         data, task = self.recipe.data, self.task
         ingredients = {
             "source": sources.fingerprint(source, task.TRAITS.formats),
+            "places": _places(source) if task.TRAITS.processor != "tokenizer" else [],
             "processor": processor.ingredients(self.processor),
             "options": [self.recipe.task, self.on_truncate, data.on_error, *self._data_options()],
             "labels": labels and [list(labels.names), dict(labels.values)],
@@ -98,6 +100,11 @@ class Reader:
                 if spoiled is None:
                     raise
                 spoiled(error)
+
+
+def _places(source: Source) -> list[str]:
+    """Where files are that rows name: a copy of the data, which has the same fingerprint, has rows of its own."""
+    return [os.path.abspath(path) for path in (source.path, source.media) if path and os.path.exists(path)]
 
 
 class _Skipped:

@@ -139,7 +139,16 @@ class Data(Section):
     max_seconds: Annotated[float, Field(gt=0)] | None = None
     """Longest sound; null: as long as it is, or as the model hears."""
     on_truncate: Literal["error", "drop", "truncate", "split"] | None = None
-    """What to do with a longer row; split cuts plain text into several rows; null: drop for language models, else truncate."""
+    """What to do with a longer row; split makes several of it, of plain text or words; null: drop for language models,
+    split for words, else truncate."""
+    doc_stride: Annotated[int, Field(ge=0)] = 128
+    """Tokens that neighbouring windows of a long context share."""
+    max_query_length: Positive = 64
+    """Longest question in tokens; the end of a longer one is cut off."""
+    max_answer_length: Positive = 30
+    """Longest answer in tokens that is given."""
+    null_score_diff_threshold: float | None = 0.0
+    """No answer is given where the score of none exceeds the best answer's by more than this; null: always an answer."""
     image_size: Positive | tuple[Positive, Positive] | None = None
     """Size of a picture as the model sees it: pixels of a side, or [height, width]; null: as the model's processor has it."""
     ignore_index: Annotated[int, Field(ge=0, le=65535)] | None = None

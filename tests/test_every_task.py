@@ -66,10 +66,11 @@ def test_the_export_is_proven_and_what_people_look_at_is_there(alone: Path) -> N
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora"])
-def test_an_adapter_trains_the_new_head_in_full(method: str, task: Path, tmp_path: Path) -> None:
+def test_an_adapter_trains_the_new_head_in_full(
+    method: str, task: Path, tmp_path: Path, proof_in_this_process: None
+) -> None:
     """Of a model that generates, the head is the pretrained one: nothing but the adapter is trained and saved."""
-    traits = parts.load("tasks", recipe.load(task).task).TRAITS
-    run = tmp_path / "run"
+    run, traits = tmp_path / "run", parts.load("tasks", recipe.load(task).task).TRAITS
     words = [f"method={method}", "adapter={r: 2}", "export.verify=true", "training.max_steps=2"]
     assert tiny.train(task, f"output_dir={run}", *words) == 0
     plan = json.loads((run / "plan.json").read_text())["values"]["modules_to_save"]
@@ -80,6 +81,8 @@ def test_an_adapter_trains_the_new_head_in_full(method: str, task: Path, tmp_pat
         assert trained and not any("lora_" in name for name in trained)
     verdict = json.loads((run / "proof" / "verdict.json").read_text())
     assert verdict["ok"], verdict
+    config = json.loads((run / "export" / "adapter_config.json").read_text())
+    assert config["task_type"] == traits.peft_task_type
 
 
 def metrics(run: Path) -> list[dict[str, float]]:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import tiny
+import tiny_encoder
 import tiny_pictures
 import tiny_seq2seq
 import tiny_sounds
@@ -137,6 +138,8 @@ optimizer: {learning_rate: 1.0e-3}
 MAKERS: dict[str, Callable[[Path], str]] = {
     "text_classification": _text_classification,
     "text_regression": _text_regression,
+    "token_classification": tiny_encoder.token_classification,
+    "question_answering": tiny_encoder.question_answering,
     "image_classification": _image_classification,
     "semantic_segmentation": _semantic_segmentation,
     "audio_classification": _audio_classification,

@@ -136,6 +136,11 @@ def small(row: Mapping[str, Any], name: str = "image") -> "Image":
     return copy
 
 
+def file_name(row: Mapping[str, Any]) -> str:
+    """For a table that says elsewhere where it stands."""
+    return Path(row["image"]).name if row["image"] else str(row["where"])
+
+
 def name(row: Mapping[str, Any]) -> str:
     """The picture's file, or where it stands in a file of many."""
     return str(row["image"] or row["where"])

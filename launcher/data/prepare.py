@@ -45,10 +45,11 @@ MakeRows = Callable[[dict[str, int]], Iterable[Row]]
 @dataclass(frozen=True)
 class Columns:
     """Name -> kind of each column. `length` names the one that tells how long a row is: the number of its items, or itself;
-    where it is None, every row counts one."""
+    where it is None, every row counts one. `places` say where something is and not what: data that is moved stays the same."""
 
     kinds: Mapping[str, str]
     length: str | None = None
+    places: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -243,8 +244,9 @@ def _write_rows(path: Path, batches: Iterator[list[Row]], columns: Columns) -> s
             for rows in chain([first], batches):
                 batch = pyarrow.RecordBatch.from_pylist(rows, schema)
                 writer.write_batch(batch)
-                for column in batch.columns:
-                    _digest(column, content)
+                for name, column in zip(columns.kinds, batch.columns, strict=True):
+                    if name not in columns.places:
+                        _digest(column, content)
         os.fsync(sink.fileno())  # the rename must not reach the disk before the rows do
     return content.hexdigest()[:32]
 

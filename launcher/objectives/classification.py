@@ -1,4 +1,4 @@
-"""One label of several for a row, or any number of them."""
+"""One label of several for a row, or any number of them; what all losses of one label share."""
 
 from collections.abc import Callable
 from typing import Any
@@ -39,11 +39,11 @@ def build(model: Any, options: Classification, context: Context, look: Look = lo
     if several and (options.label_smoothing or options.class_weights):
         key = "label_smoothing" if options.label_smoothing else "class_weights"
         raise RecipeError(f"loss.{key} is for one label a row, and these rows may have several", fix="take it out")
-    weights = _weights(options, context.labels, context.label_counts)
+    weights = weights_of(options, context.labels, context.label_counts)
     return Objective(model, several, options.label_smoothing, weights, look)
 
 
-def _weights(options: Classification, labels: Labels, counts: tuple[int, ...]) -> Tensor | None:
+def weights_of(options: Classification, labels: Labels, counts: tuple[int, ...]) -> Tensor | None:
     """(labels,) fp32. Balanced as in scikit-learn: rows / (labels * rows of the label), 1 for one that never occurs."""
     given = options.class_weights
     if given is None:
@@ -57,6 +57,24 @@ def _weights(options: Classification, labels: Labels, counts: tuple[int, ...]) -
             f"loss.class_weights: there is no label {unknown[0]}{hint}", fix=f"labels: {', '.join(labels.names)}"
         )
     return torch.tensor([float(given.get(name, 1.0)) for name in labels.names])
+
+
+def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None, label_smoothing: float) -> Tensor:
+    """The sum over all labels but those of -100. logits (..., labels), labels (...) int64, weights (labels,)."""
+    return functional.cross_entropy(
+        logits.flatten(0, -2),
+        labels.flatten(),
+        weights,
+        ignore_index=IGNORED,
+        reduction="sum",
+        label_smoothing=label_smoothing,
+    )
+
+
+def weight_of(labels: Tensor, weights: Tensor | None) -> float:
+    """What `cross_entropy` is divided by: the weight of all labels but those of -100, their number where they weigh the same."""
+    known = labels[labels != IGNORED]
+    return float(known.numel() if weights is None else weights.to(labels.device)[known].double().sum())
 
 
 class Objective(nn.Module):
@@ -78,28 +96,16 @@ class Objective(nn.Module):
 
     def counts(self, batch: dict[str, Tensor]) -> dict[str, float]:
         """Weight of the labelled rows: their number where labels weigh the same. Of several labels a row, each counts."""
-        labels = batch["labels"]
-        known = labels != IGNORED
-        if self.weights is None:
-            return {"labels": float(known.sum())}
-        return {"labels": float(self.weights.to(labels.device)[labels[known]].double().sum())}
+        return {"labels": weight_of(batch["labels"], self.weights)}
 
     def forward(self, labels: Tensor, counts: dict[str, float] | None = None, **inputs: Tensor) -> Loss:
         logits = self.look(self.model, inputs)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        known = labels != IGNORED
         if self.several:
             each = functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
-            total = torch.where(known, each, 0).sum()
+            total = torch.where(labels != IGNORED, each, 0).sum()
         else:
-            total = functional.cross_entropy(
-                logits,
-                labels,
-                self.weights,
-                ignore_index=IGNORED,
-                reduction="sum",
-                label_smoothing=self.label_smoothing,
-            )
+            total = cross_entropy(logits, labels, self.weights, self.label_smoothing)
         count = (counts or self.counts({"labels": labels}))["labels"]
         return Loss({"labels": (total, count, 1.0)}, {}, None if self.training else {"logits": logits})
 

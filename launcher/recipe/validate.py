@@ -202,7 +202,8 @@ def _path_of_key(tree: Node, path: Path) -> Path:
         if node is not None and isinstance(node.value, dict):
             node, end = node.value.get(step), index + 1
         else:
-            node = node.value[int(step)] if node is not None and isinstance(node.value, list) else None
+            items = node.value if node is not None and isinstance(node.value, list) else []
+            node = items[int(step)] if int(step) < len(items) else None  # an item that is missing has a step, too
     return path[:end]
 
 

@@ -13,7 +13,7 @@ from launcher.metrics import Measured, labelled
 def summarize(
     totals: Mapping[str, tuple[float, float]], predictions: Sequence[np.ndarray], rows: Any, context: Context
 ) -> Measured:
-    return labelled.measured(totals["labels"], predictions, rows, context, pictures.name, pictures.small)
+    return labelled.measured(totals["labels"], predictions, rows, context, pictures.file_name, pictures.small)
 
 
 def said(

@@ -7,7 +7,9 @@ from launcher.data import labels, pictures
 from launcher.data.context import Context, Tools
 from launcher.data.prepare import Columns
 
-COLUMNS = Columns({**pictures.kinds("image"), "labels": "texts", "several": "int", "where": "text"})
+COLUMNS = Columns(
+    {**pictures.kinds("image"), "labels": "texts", "several": "int", "where": "text"}, places=("image", "where")
+)
 
 
 def rows(where: str, example: Mapping[str, Any], tools: Tools) -> Iterator[dict[str, Any]]:

@@ -11,7 +11,10 @@ from launcher.data.masks import labels_found, labels_given
 from launcher.data.prepare import Columns
 from launcher.errors import DataError
 
-COLUMNS = Columns({**pictures.kinds("image"), **pictures.kinds("mask"), "labels": "texts", "where": "text"})
+COLUMNS = Columns(
+    {**pictures.kinds("image"), **pictures.kinds("mask"), "labels": "texts", "where": "text"},
+    places=("image", "mask", "where"),
+)
 NO_MASK = dict.fromkeys(pictures.kinds("mask"), "") | {"mask_bytes": b"", "labels": []}
 __all__ = ["COLUMNS", "collate", "collate_eval", "head", "labels_found", "labels_given", "rows"]
 
