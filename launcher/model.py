@@ -16,6 +16,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from launcher import (
     activations,
     batch_norm,
+    chance,
     image_size,
     inventory,
     model_init,
@@ -140,7 +141,7 @@ def facts(
         parameters=sum(p.numel() for p in model.parameters()),
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
         max_positions=_positions(base),
-        has_dropout=any(_drops(module) for module in model.modules()),
+        has_dropout=chance.is_in(model),
         loss=loss.name,
         loss_reason=loss.reason,
         source=source,
@@ -157,12 +158,6 @@ def facts(
         head=base.head_modules,
         has_batch_norm=bool(batch_norm.trained(model)),
     )
-
-
-def _drops(module: torch.nn.Module) -> bool:
-    """Numbers (dropout), or whole layers of a row (stochastic depth, which models define for themselves)."""
-    share = module.p if isinstance(module, torch.nn.Dropout) else getattr(module, "drop_prob", None)
-    return isinstance(share, int | float) and share > 0
 
 
 def _positions(model: Any) -> int | None:

@@ -117,8 +117,8 @@ def refuse_quantized(config: Any, method: str) -> None:
 def layout(recipe: Recipe, model: Any) -> Layout:
     """Which layers transformers will hand to bitsandbytes. `model` may have no storage.
 
-    Never the output head, what is tied to it, or what is trained in full beside the adapter. In 4 bits a layer stays whole if its number
-    of inputs is no multiple of 64: bitsandbytes reads it back wrongly on a CPU, and a recipe is to mean the same everywhere.
+    Never the output head, what is tied to it, or what is trained in full beside the adapter. In 4 bits a layer stays whole if its
+    number of inputs is no multiple of 64: bitsandbytes reads it back wrongly on a CPU, and a recipe is to mean the same everywhere.
     """
     scheme = scheme_of(recipe, model.config)
     linear = {name: shape for name, module in model.named_modules() if (shape := _linear_shape(module))}

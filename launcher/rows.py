@@ -42,7 +42,7 @@ class Reader:
         return joined
 
     def context(self, train: Joined) -> Context:
-        """What batches, losses and measurements are made with. Raises DataError where the data has a single label."""
+        """What batches, losses and measurements are made with. Raises DataError where the data has too few labels."""
         labels, counts = self._labels(train)
         context = Context(self.processor, self.recipe.data, processor.pad_token_id(self.processor), labels, counts, {})
         head = self.task.rows.head(train, context) if hasattr(self.task.rows, "head") else {}
@@ -64,9 +64,9 @@ class Reader:
             return None, ()
         counted = Counter(label for row in train.all(column) for label in row)
         labels = self.given or getattr(self.task.rows, "labels_found", Labels.found)(counted)
-        if len(labels) < 2:
+        if len(labels) < (least := self.task.TRAITS.least_labels):
             raise DataError(
-                f"the training data has the labels {', '.join(labels.names) or 'of nothing'}, and at least two are needed",
+                f"the training data has the labels {', '.join(labels.names) or 'of nothing'}, and at least {least} are needed",
                 where=", ".join(source.path for source in self.recipe.data.train),
             )
         if absent := [name for name in labels.names if not counted[name]]:

@@ -28,6 +28,7 @@ def shrink(config: Config, vocab_size: int = 512) -> Config:
     sizes = _attention(config) | {"num_hidden_layers": len(kept), "vocab_size": vocab_size}
     native = type(config).attribute_map  # the common name -> the architecture's own, for example hidden_size -> n_embd
     small |= {native.get(name, name): size for name, size in sizes.items() if name != "head_dim" or name in values}
+    small |= {"num_decoder_layers": len(kept)} if "num_decoder_layers" in small else {}
     _narrow(small, sizes["hidden_size"] / config.hidden_size)
     _cut_rotary_factors(small, sizes["head_dim"])
     _clip_special_tokens(small, vocab_size)

@@ -95,17 +95,24 @@ class Engine:
         return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
 
     def seed(self, *position: int) -> None:
-        """Seed torch from a position in the run (step, micro-batch): no generator state has to be saved."""
+        """Seed torch and numpy from a position in the run (step, micro-batch): no generator state has to be saved.
+
+        transformers masks the inputs of speech models by numpy's global generator.
+        """
         state = np.random.SeedSequence([self.plan.seed, *position]).generate_state(2, np.uint32)
+        np.random.seed(int(state[0]))
         torch.manual_seed(int(state[0]) << 32 | int(state[1]))
 
     def forward_backward(self, batch: Mapping[str, Tensor], counts: Mapping[str, float], last: bool) -> Loss:
-        """Gradients of `sum over terms of weight * sum / global count`, exchanged between ranks if `last` of the step."""
+        """Gradients of `sum over terms of weight * sum / global count`, exchanged between ranks if `last` of the step.
+
+        A count may be a sum of weights below 1. A count of zero has a sum of zero.
+        """
         with nullcontext() if last else self._strategy.no_sync():
             loss: Loss = self._wrapped(**self.to_device(batch), counts=self.objective.counts(batch))
-            # Gradients are averaged over ranks; the factor makes it a sum. A count of zero has a sum of zero.
+            # Gradients are averaged over ranks; the factor makes it a sum.
             total = sum(
-                weight * value * (self.world_size / max(counts[name], 1))
+                weight * value * (self.world_size / (counts[name] or 1))
                 for name, (value, _, weight) in loss.terms.items()
             )
             self._strategy.backward(total, last)

@@ -55,6 +55,11 @@ def read(sentences: list[list[str]], scheme: str | None = None) -> set[Span]:
     return {(number, *span) for number, tags in enumerate(plain) for span in get_entities(tags)}
 
 
+def are_spans(tags: Iterable[str]) -> bool:
+    """Whether all tags are `O` or a letter of B, I, E, S (or L, U), alone or before `-TYPE`."""
+    return all(_SPAN_TAG.fullmatch(tag) for tag in tags)
+
+
 def _flat(sentences: list[list[str]]) -> Iterable[str]:
     return (tag for tags in sentences for tag in tags)
 

@@ -1,5 +1,6 @@
-"""One label of several for a row, or any number of them."""
+"""One label of several for a row, or any number of them; what all losses of one label share."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from launcher.objectives.options import Classification
 from launcher.suggest import did_you_mean
 from launcher.task import LossPlan
 
+Look = Callable[[Any, dict[str, Tensor]], Tensor]
 MULTI_LABEL, SINGLE_LABEL = "multi_label_classification", "single_label_classification"
 
 
@@ -24,17 +26,24 @@ def plan_loss(model: Any, options: Classification, method: str) -> LossPlan:
     return LossPlan("cross-entropy", "one label a row")
 
 
-def build(model: Any, options: Classification, context: Context) -> "Objective":
+def logits_of(model: Any, inputs: dict[str, Tensor]) -> Tensor:
+    """(rows, labels)"""
+    logits: Tensor = model(**inputs).logits
+    return logits
+
+
+def build(model: Any, options: Classification, context: Context, look: Look = logits_of) -> "Objective":
+    """`look`: how a batch goes through the model."""
     assert context.labels is not None
     several = context.head.get("problem_type") == MULTI_LABEL
     if several and (options.label_smoothing or options.class_weights):
         key = "label_smoothing" if options.label_smoothing else "class_weights"
         raise RecipeError(f"loss.{key} is for one label a row, and these rows may have several", fix="take it out")
-    weights = _weights(options, context.labels, context.label_counts)
-    return Objective(model, several, options.label_smoothing, weights)
+    weights = weights_of(options, context.labels, context.label_counts)
+    return Objective(model, several, options.label_smoothing, weights, look)
 
 
-def _weights(options: Classification, labels: Labels, counts: tuple[int, ...]) -> Tensor | None:
+def weights_of(options: Classification, labels: Labels, counts: tuple[int, ...]) -> Tensor | None:
     """(labels,) fp32. Balanced as in scikit-learn: rows / (labels * rows of the label), 1 for one that never occurs."""
     given = options.class_weights
     if given is None:
@@ -50,40 +59,53 @@ def _weights(options: Classification, labels: Labels, counts: tuple[int, ...]) -
     return torch.tensor([float(given.get(name, 1.0)) for name in labels.names])
 
 
+def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None, label_smoothing: float) -> Tensor:
+    """The sum over all labels but those of -100. logits (..., labels), labels (...) int64, weights (labels,)."""
+    return functional.cross_entropy(
+        logits.flatten(0, -2),
+        labels.flatten(),
+        weights,
+        ignore_index=IGNORED,
+        reduction="sum",
+        label_smoothing=label_smoothing,
+    )
+
+
+def weight_of(labels: Tensor, weights: Tensor | None) -> float:
+    """What `cross_entropy` is divided by: the weight of all labels but those of -100, their number where they weigh the same."""
+    known = labels[labels != IGNORED]
+    return float(known.numel() if weights is None else weights.to(labels.device)[known].double().sum())
+
+
 class Objective(nn.Module):
     """A model with logits (rows, labels) and its loss. Labels: (rows,) int64, or (rows, labels) fp32; -100 is no label."""
 
     weights: Tensor | None
 
-    def __init__(self, model: Any, several: bool = False, label_smoothing: float = 0.0, weights: Tensor | None = None):
+    def __init__(
+        self,
+        model: Any,
+        several: bool = False,
+        label_smoothing: float = 0.0,
+        weights: Tensor | None = None,
+        look: Look = logits_of,
+    ):
         super().__init__()
-        self.model, self.several, self.label_smoothing = model, several, label_smoothing
+        self.model, self.several, self.label_smoothing, self.look = model, several, label_smoothing, look
         self.register_buffer("weights", weights, persistent=False)
 
     def counts(self, batch: dict[str, Tensor]) -> dict[str, float]:
         """Weight of the labelled rows: their number where labels weigh the same. Of several labels a row, each counts."""
-        labels = batch["labels"]
-        known = labels != IGNORED
-        if self.weights is None:
-            return {"labels": float(known.sum())}
-        return {"labels": float(self.weights.to(labels.device)[labels[known]].double().sum())}
+        return {"labels": weight_of(batch["labels"], self.weights)}
 
     def forward(self, labels: Tensor, counts: dict[str, float] | None = None, **inputs: Tensor) -> Loss:
-        logits = self.model(**inputs).logits
+        logits = self.look(self.model, inputs)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        known = labels != IGNORED
         if self.several:
             each = functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
-            total = torch.where(known, each, 0).sum()
+            total = torch.where(labels != IGNORED, each, 0).sum()
         else:
-            total = functional.cross_entropy(
-                logits,
-                labels,
-                self.weights,
-                ignore_index=IGNORED,
-                reduction="sum",
-                label_smoothing=self.label_smoothing,
-            )
+            total = cross_entropy(logits, labels, self.weights, self.label_smoothing)
         count = (counts or self.counts({"labels": labels}))["labels"]
         return Loss({"labels": (total, count, 1.0)}, {}, None if self.training else {"logits": logits})
 

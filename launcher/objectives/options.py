@@ -9,6 +9,15 @@ from launcher.section import Section, freeze
 Weights = Annotated[dict[str, Annotated[float, Field(gt=0)]], AfterValidator(freeze)]
 
 
+class OneLabel(Section):
+    """Cross-entropy for one label of each word."""
+
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the target that is spread evenly over all labels (Szegedy et al., arXiv:1512.00567)."""
+    class_weights: Literal["balanced"] | Weights | None = None
+    """Weight of a word by its label: {name: weight}, 1 for those left out; balanced: words / (labels x words of the label)."""
+
+
 class Classification(Section):
     """Cross-entropy for one label a row, binary cross-entropy where a row may have several."""
 

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from launcher import tensor_files
+from launcher import chance, tensor_files
 from launcher.errors import RecipeError
 from launcher.run import Run
 from launcher.verify_math.measure import MicroBatches
@@ -23,11 +23,7 @@ def switch_off_dropout(objective: Any) -> None:
 
     The model stays in train mode: in eval mode, activation checkpointing would be off, too.
     """
-    owners: list[Any] = [*objective.modules(), objective.model.config]
-    for owner in owners:
-        for name in [name for name in vars(owner) if _is_chance(owner, name)]:
-            if isinstance(getattr(owner, name), float):
-                setattr(owner, name, 0.0)
+    chance.switch_off(objective.model, *objective.modules())
 
 
 def without_chance(run: Run, micro_batches: MicroBatches) -> bool:
@@ -102,15 +98,11 @@ def _load_start(run: Run, folder: Path) -> None:
         run.engine.load_weights(run.model, tensor_files.read(folder, START))
 
 
-def _is_chance(owner: Any, name: str) -> bool:
-    return "drop" in name or "jitter" in name or (name == "p" and "Dropout" in type(owner).__name__)
-
-
 def _depends_on_seed(run: Run, micro_batches: MicroBatches) -> bool:
     """Of two forward passes in train mode. Without chance they differ by rounding at most, on a GPU."""
     losses = []
     for number in (0, 1):
         run.engine.seed(0, number)
         terms = run.engine.evaluate(micro_batches[0][1]).terms.values()
-        losses.append(sum(weight * float(value) / max(float(count), 1) for value, count, weight in terms))
+        losses.append(sum(weight * float(value) / (float(count) or 1) for value, count, weight in terms))
     return abs(losses[0] - losses[1]) > 1e-5 * abs(losses[0])
