@@ -1,8 +1,8 @@
 """The same Objective without gradients, and questions put to the model. Each row is counted once over all ranks."""
 
 from collections import defaultdict
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -10,6 +10,8 @@ from launcher.data import sources
 from launcher.data.context import Context
 from launcher.data.order import sequential
 from launcher.engine import Engine
+from launcher.errors import DataError
+from launcher.generation import Generation, Question
 from launcher.metrics import Measured
 from launcher.recipe import Recipe
 
@@ -27,26 +29,27 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Exam:
-    """Questions that are put to a model that generates; `scored` if a metric of the recipe needs the answers."""
+    """Questions that are put to a model that generates; `scored`: the metrics of the recipe that need the answers."""
 
     task: Any
     context: Context
-    questions: list[Any]
-    max_new_tokens: int
-    scored: bool
+    questions: list[Question]
+    how: Generation
+    scored: tuple[str, ...] = ()
+    tokenize: str = ""
 
     @classmethod
     def of(cls, recipe: Recipe, task: Any, context: Context) -> "Exam":
         """As many questions as generated metrics need, or just the samples of the report; none where nothing is generated."""
         section = recipe.evaluation
         if not hasattr(task, "answers"):
-            return cls(task, context, [], 0, False)
-        scored = bool(set(section.metrics or task.TRAITS.default_metrics) & set(task.TRAITS.generated_metrics))
+            return cls(task, context, [], Generation(0))
+        asked = section.metrics or task.TRAITS.default_metrics
+        scored = tuple(name for name in asked if name in task.TRAITS.generated_metrics)
         number = section.generate_rows if scored else NUM_SAMPLES
-        listed = recipe.data.eval or recipe.data.train
-        examples = (example for source in listed for _, example in sources.examples(source, task.TRAITS.formats))
-        questions = task.answers.questions(islice(examples, number), context.processor)
-        return cls(task, context, questions, section.max_new_tokens, scored)
+        questions = task.answers.questions(islice(_examples(recipe, task), number), context)
+        how = Generation(section.max_new_tokens, section.num_beams)
+        return cls(task, context, questions, how, scored, section.bleu_tokenize)
 
     def sit(self, engine: Engine) -> list[str]:
         """Answers to all questions, in their order, on every rank; each rank generates its share."""
@@ -54,19 +57,32 @@ class Exam:
             return []
         mine = dealt(self.questions, engine)
         with engine.generating() as model:
-            how = self.max_new_tokens, self.context.pad_token_id
-            said = self.task.answers.answers(model, self.context.processor, mine, *how, in_step=engine.in_step)
+            how = replace(self.how, in_step=engine.in_step)
+            said = self.task.answers.answers(model, mine, self.context, how)
         shares = engine.gather(said)
         return [shares[i % engine.world_size][i // engine.world_size] for i in range(len(self.questions))]
 
-    def scores(self, answers: list[str]) -> dict[str, float]:
-        """What the answers are worth beside the references, as `eval/<metric>`."""
-        scores = self.task.metrics.scored_answers(answers, [question.reference for question in self.questions])
-        return {f"eval/{name}": value for name, value in scores.items()}
+    def scores(self, answers: list[str]) -> Measured:
+        """What the answers are worth beside the references, as `eval/<metric>`; nothing where no metric asks."""
+        if not self.scored:
+            return Measured({}, {})
+        found = self.task.metrics.scored_answers(answers, self.questions, self.scored, self.tokenize)
+        return Measured({f"eval/{name}": value for name, value in found.values.items()}, found.details)
 
     def samples(self) -> list[int]:
         """Spread over the questions, the same before and after."""
         return [i * len(self.questions) // NUM_SAMPLES for i in range(min(NUM_SAMPLES, len(self.questions)))]
+
+
+def _examples(recipe: Recipe, task: Any) -> Iterator[tuple[str, Any]]:
+    """(where, example) to make questions of. What cannot be used was named when the rows were prepared."""
+
+    def leave_out(error: DataError) -> None:
+        pass
+
+    spoiled = leave_out if recipe.data.on_error == "skip" else None
+    for source in recipe.data.eval or recipe.data.train:
+        yield from sources.examples(source, task.TRAITS.formats, spoiled)
 
 
 def dealt(things: list[Any], engine: Engine) -> list[Any]:

@@ -82,10 +82,12 @@ def examine(run: Run) -> Verdict:
     size = run.plan.per_device_eval_batch_size
     measured = evaluate(run.engine, run.task, run.prepared.eval, run.prepared.context, run.collate_eval, size)
     answers = run.exam.sit(run.engine) if run.exam.scored else []
-    metrics = measured.values | (run.exam.scores(answers) if run.exam.scored else {})
+    scored = run.exam.scores(answers)
+    metrics = measured.values | scored.values
     _insist_on_measured(run, metrics, measured.details.get("notes", ()))
     wanted = [f"eval/{name}" for name in run.plan.metrics]
-    return Verdict({name: metrics[name] for name in wanted if name in metrics}, answers, measured.details)
+    found = {name: metrics[name] for name in wanted if name in metrics}
+    return Verdict(found, answers, measured.details | scored.details)
 
 
 def _insist_on_measured(run: Run, metrics: Mapping[str, float], notes: Sequence[str]) -> None:

@@ -5,7 +5,7 @@
 
 import sys
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -94,11 +94,15 @@ def way(
     )
 
 
-def from_logits(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Plain loss. logits (..., V), labels (...,) already shifted, -100 ignored. Returns (loss sum in at least fp32, hits)."""
+def from_logits(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Plain loss. logits (..., V), labels (...,) already shifted, -100 ignored. Returns (loss sum in at least fp32, hits).
+
+    `label_smoothing`: share of the target that is spread evenly over all V (Szegedy et al., arXiv:1512.00567).
+    """
     flat, target = logits.reshape(-1, logits.shape[-1]), labels.reshape(-1)
     flat = flat.to(torch.promote_types(flat.dtype, torch.float32))
-    loss = nn.functional.cross_entropy(flat, target, ignore_index=IGNORED, reduction="sum")
+    how: Any = {"ignore_index": IGNORED, "reduction": "sum", "label_smoothing": label_smoothing}
+    loss = nn.functional.cross_entropy(flat, target, **how)
     return loss, ((flat.argmax(-1) == target) & (target != IGNORED)).sum()
 
 

@@ -16,6 +16,7 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from launcher import (
     activations,
     batch_norm,
+    chance,
     image_size,
     inventory,
     model_init,
@@ -140,7 +141,7 @@ def facts(
         parameters=sum(p.numel() for p in model.parameters()),
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
         max_positions=_positions(base),
-        has_dropout=any(isinstance(m, torch.nn.Dropout) and m.p > 0 for m in model.modules()),
+        has_dropout=chance.is_in(model),
         loss=loss.name,
         loss_reason=loss.reason,
         source=source,

@@ -187,6 +187,12 @@ def _refuse_combination(notes: Notes, recipe: Recipe, facts: ModelFacts | None) 
     for rule in (*refusals(combination), *lacking):
         missing = f", and there is no {rule.hardware}" if rule.hardware else ""
         raise RecipeError(f"{rule.key}: {rule.reason}{missing}", where=recipe.origin(rule.key), fix=rule.instead)
+    if notes["strategy"] == "zero3" and facts is not None and "ParametrizationList" in facts.module_classes:
+        raise RecipeError(
+            f"distributed.strategy: zero3: transformers cannot load {facts.architecture}, which has normalised weights, in shards",
+            where=recipe.origin("distributed.strategy"),
+            fix="use zero2",
+        )
 
 
 def _sameness(notes: Notes, facts: ModelFacts | None) -> None:

@@ -5,7 +5,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from types import ModuleType
@@ -17,8 +17,9 @@ import transformers
 from launcher import parts, processor, proof
 from launcher.data.context import Context, Tools
 from launcher.data.labels import Labels
-from launcher.errors import EnvironmentProblem, RecipeError, StorageError
+from launcher.errors import DataError, EnvironmentProblem, RecipeError, StorageError
 from launcher.export import FACTS
+from launcher.generation import Generation
 from launcher.schema import Data
 from launcher.section import freeze
 
@@ -30,7 +31,10 @@ def facts(recipe: Any) -> dict[str, Any]:
     traits = parts.load("tasks", recipe.task).TRAITS
     data = recipe.data.model_dump(mode="json", include=set(traits.data_keys))
     model = recipe.model.model_dump(mode="json", include={"trust_remote_code"})
-    return {"task": recipe.task, "data": data, "loss": recipe.loss.model_dump(mode="json"), **model}
+    known = {"task": recipe.task, "data": data, "loss": recipe.loss.model_dump(mode="json"), **model}
+    if traits.generated_metrics:
+        known["generation"] = recipe.evaluation.model_dump(mode="json", include={"max_new_tokens", "num_beams"})
+    return known
 
 
 class Drawings:
@@ -67,6 +71,7 @@ class Predictor:
     objective: Any
     context: Context
     device: torch.device
+    how: Generation | None = None
 
     @classmethod
     def of(cls, export: Path) -> "Predictor":
@@ -85,7 +90,9 @@ class Predictor:
         data = Data.model_validate(freeze(known["data"]))
         context = Context(used, data, processor.pad_token_id(used), labels, (), head)
         options = task.Config.model_validate(known["loss"])
-        return cls(task, task.objective.build(model, options, context).to(device).eval(), context, device)
+        objective = task.objective.build(model, options, context).to(device).eval()
+        how = Generation(**known["generation"]) if hasattr(task, "answers") else None
+        return cls(task, objective, context, device, how)
 
     def predict(
         self, examples: Iterable[tuple[str, Mapping[str, Any]]], batch_size: int, drawings: Drawings | None = None
@@ -93,7 +100,23 @@ class Predictor:
         """One answer for each (where, example), in order, with what it is about, and with the files of its `drawings`."""
         numbered = iter(examples)
         while some := list(islice(numbered, ROWS_AT_ONCE)):
-            yield from self._of(some, batch_size, drawings)
+            if self.how is None:
+                yield from self._of(some, batch_size, drawings)
+            else:
+                yield from self._generated(some, batch_size)
+
+    def _generated(self, examples: list[tuple[str, Mapping[str, Any]]], batch_size: int) -> Iterator[dict[str, Any]]:
+        """Of a task that has `answers`: what the model writes."""
+        assert self.how is not None
+        asked = []
+        for where, example in examples:
+            found = self.task.answers.questions([(where, example)], self.context)
+            if not found:
+                raise DataError("there is nothing in it to answer", where=where)
+            asked += found
+        how = replace(self.how, batch_size=batch_size)
+        said = self.task.answers.answers(self.objective.model, asked, self.context, how)
+        yield from ({"input": q.shown, "output": answer} for q, answer in zip(asked, said, strict=True))
 
     def _of(
         self, examples: list[tuple[str, Mapping[str, Any]]], batch_size: int, drawings: Drawings | None

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import transformers
 
 from launcher import image_size, model_init
+from launcher.data.digest import file_digest
 from launcher.errors import EnvironmentProblem, RecipeError
 from launcher.recipe import Recipe
 from launcher.task import Traits
@@ -21,7 +23,9 @@ AUTO_CLASSES = {
 
 def load(recipe: Recipe, traits: Traits) -> Any:
     """The processor of the recipe's model, with what the recipe changes of it."""
-    return load_tokenizer(recipe) if traits.processor == "tokenizer" else _of_model(recipe, traits)
+    return (
+        load_tokenizer(recipe, traits.fast_tokenizer) if traits.processor == "tokenizer" else _of_model(recipe, traits)
+    )
 
 
 def from_folder(folder: Path, traits: Traits) -> Any:
@@ -29,7 +33,7 @@ def from_folder(folder: Path, traits: Traits) -> Any:
     return getattr(transformers, AUTO_CLASSES[traits.processor]).from_pretrained(folder, **_options(traits))
 
 
-def load_tokenizer(recipe: Recipe) -> Any:
+def load_tokenizer(recipe: Recipe, insist_on_fast: bool = True) -> Any:
     """The tokenizer with what the recipe adds to it. Only fast tokenizers know where in the text a token stands."""
     name = recipe.tokenizer.name_or_path or recipe.model.name_or_path
     if name is None:
@@ -41,9 +45,9 @@ def load_tokenizer(recipe: Recipe) -> Any:
         tokenizer = transformers.AutoTokenizer.from_pretrained(
             name, trust_remote_code=recipe.model.trust_remote_code, **options
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:  # some need a package that is not installed
         raise EnvironmentProblem(f"the tokenizer cannot be loaded: {_first_line(error)}", where=str(name)) from error
-    if not tokenizer.is_fast:
+    if insist_on_fast and not tokenizer.is_fast:
         raise EnvironmentProblem(
             "this model has only a slow tokenizer", where=str(name), fix="convert it to tokenizer.json"
         )
@@ -58,7 +62,7 @@ def load_tokenizer(recipe: Recipe) -> Any:
 
 def tokenizer_of(processor: Any) -> Any:
     """The processor if it is a tokenizer, else None: there is no vocabulary then."""
-    return processor if hasattr(processor, "backend_tokenizer") else None
+    return processor if isinstance(processor, transformers.PreTrainedTokenizerBase) else None
 
 
 def pad_token_id(processor: Any) -> int:
@@ -71,14 +75,23 @@ def ingredients(processor: Any) -> list[Any]:
     """All that decides what it makes of an input, as JSON."""
     if tokenizer_of(processor) is None:
         return [processor.to_dict()]
-    processor.backend_tokenizer.no_truncation()  # as the last call set them, whichever that was
-    processor.backend_tokenizer.no_padding()
-    return [processor.backend_tokenizer.to_str(), processor.chat_template, dict(processor.special_tokens_map)]
+    if processor.is_fast:
+        processor.backend_tokenizer.no_truncation()  # as the last call set them, whichever that was
+        processor.backend_tokenizer.no_padding()
+    words = processor.backend_tokenizer.to_str() if processor.is_fast else _files_of(processor)
+    return [words, processor.chat_template, dict(processor.special_tokens_map)]
 
 
 def digest(processor: Any) -> str:
     said = json.dumps(ingredients(processor), sort_keys=True, default=str)
     return hashlib.sha256(said.encode()).hexdigest()[:12]
+
+
+def _files_of(tokenizer: Any) -> list[list[str]]:
+    """[name, hash] of each file that a slow tokenizer is saved as."""
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        return [[path.name, file_digest(path)] for path in sorted(Path(folder).iterdir())]
 
 
 def _of_model(recipe: Recipe, traits: Traits) -> Any:

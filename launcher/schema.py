@@ -132,6 +132,12 @@ class Data(Section):
     """Names of the labels in order, or values in the file with names: {"1": world, "2": sports}; null: found in data.train."""
     max_length: Positive = 1024
     """Longest row in tokens."""
+    max_target_length: Positive = 128
+    """Longest target in tokens, where a source becomes a target; max_length is for the source."""
+    source_prefix: str = ""
+    """Text before every source, such as "translate English to German: "; models are told so what they are to do."""
+    max_seconds: Annotated[float, Field(gt=0)] | None = None
+    """Longest sound; null: as long as it is, or as the model hears."""
     on_truncate: Literal["error", "drop", "truncate", "split"] | None = None
     """What to do with a longer row; split makes several of it, of plain text or words; null: drop for language models,
     split for words, else truncate."""
@@ -254,9 +260,15 @@ class Evaluation(Section):
     per_device_eval_batch_size: Positive | None = None
     """Rows per forward pass; null takes per_device_train_batch_size."""
     generate_rows: Positive = 64
-    """Rows that are answered by generation for token_f1."""
+    """Rows that are answered by generation for the metrics that need answers: token_f1, bleu, rougeL..."""
     max_new_tokens: Positive = 64
     """Longest generated answer in tokens."""
+    num_beams: Positive = 1
+    """Beams of the search for the likeliest answer; 1 is greedy."""
+    bleu_tokenize: Literal["13a", "intl", "zh", "char", "none", "ja-mecab", "ko-mecab", "flores101", "flores200"] = (
+        "13a"
+    )
+    """How sacrebleu splits words: 13a for languages with spaces, zh, ja-mecab, ko-mecab, char... ROUGE follows it."""
 
 
 class Checkpoint(Section):

@@ -36,7 +36,8 @@ class Traits:
     output layers are learned for this data, so an adapter trains them in full. `least_labels`: with fewer, nothing is to be told
     apart. `unit`: what is counted as seen, the lengths of rows for tokens and rows otherwise. `target_names`: of a batch, what
     the model is not given; `output_names`: of the model's output, what is compared when an export is proven. `crops_pictures`:
-    an image processor may cut off the borders of a picture, since places in it do not matter.
+    an image processor may cut off the borders of a picture, since places in it do not matter. `fast_tokenizer`: only one that
+    knows where in the text a token stands will do.
     """
 
     auto_class: str
@@ -46,6 +47,7 @@ class Traits:
     generated_metrics: tuple[str, ...] = ()
     data_keys: tuple[str, ...] = ("max_length", "on_truncate")
     processor: Literal["tokenizer", "image_processor", "feature_extractor"] = "tokenizer"
+    fast_tokenizer: bool = True
     reads: Literal["text", "image", "audio", "rows"] = "rows"
     on_truncate: Truncation = "truncate"
     label_column: str | None = None

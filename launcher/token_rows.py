@@ -16,6 +16,7 @@ from launcher.errors import RecipeError
 from launcher.shards import full_shape, rewritten
 
 ADAPTER = "default"  # PEFT's name for the only adapter
+KEYS = "tokenizer.add_tokens, adapter.trainable_tokens and embeddings in adapter.modules_to_save"
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,8 @@ def number(model: Any) -> int:
 
 def fit(model: Any, recipe: Any, tokenizer: Any) -> None:
     """A row for every token of the tokenizer. `of(model)` then tells an adapter which rows it must train."""
+    from transformers.integrations import is_deepspeed_zero3_enabled
+
     embedding, _ = _matrices(model)
     if embedding is None or tokenizer is None:
         return
@@ -52,8 +55,13 @@ def fit(model: Any, recipe: Any, tokenizer: Any) -> None:
             f"{len(trained)} tokens of the vocabulary must be learned, and method {recipe.method} trains none of its rows",
             fix="use method lora, or leave out tokenizer.add_tokens",
         )
-    if trained and recipe.method != "full" and hasattr(embedding.weight, "ds_id"):
+    if trained and recipe.method != "full" and is_deepspeed_zero3_enabled():
         raise RecipeError("PEFT reads single rows of a matrix past ZeRO-3's sharding of it", fix="use zero2")
+    if trained and any(side.weight is not model.get_input_embeddings().weight for side in _sides(model)):
+        raise RecipeError(
+            f"{type(model).__name__} has an embedding for sources and another one for targets: no new tokens can be learned",
+            fix=f"leave out {KEYS}, and take the tokenizer of the model",
+        )
     model.token_rows = TokenRows(known, tuple(sorted(trained)))
 
 
@@ -88,6 +96,7 @@ def begin(wrapped: Any, rows: TokenRows, tied: bool) -> None:
     for module in _copies(wrapped):
         _keep_in_fp32(module.modules_to_save[ADAPTER], module.original_module)
     embedding, head = _matrices(wrapped.get_base_model())
+    _refuse_overlooked(wrapped.get_base_model())
     if tied and isinstance(embedding, ModulesToSaveWrapper):
         head.modules_to_save[ADAPTER].weight = embedding.modules_to_save[ADAPTER].weight
     for wrapper in (m for m in (embedding, head) if isinstance(m, TrainableTokensWrapper)):
@@ -146,6 +155,27 @@ def _matrices(model: Any) -> tuple[Any, Any]:
             module if torch.is_tensor(getattr(module, "weight", None)) and len(full_shape(module.weight)) == 2 else None
         )
     return found[0], found[1]
+
+
+def _sides(model: Any) -> list[Any]:
+    """Where the encoder and the decoder of a model that has both look tokens up."""
+    if not getattr(model.config, "is_encoder_decoder", False):
+        return []
+    return [side.get_input_embeddings() for side in (model.get_encoder(), model.get_decoder())]
+
+
+def _refuse_overlooked(model: Any) -> None:
+    """PEFT wraps the modules that it knows to share a trained matrix; one that it overlooks would never see what is learned."""
+    from peft.utils.other import AuxiliaryTrainingWrapper
+
+    trained = [module for module in model.modules() if isinstance(module, AuxiliaryTrainingWrapper)]
+    if any(isinstance(module.original_module, nn.Embedding) for module in trained) and any(
+        not isinstance(side, AuxiliaryTrainingWrapper) for side in _sides(model)
+    ):
+        raise RecipeError(
+            f"PEFT trains a matrix of {type(model).__name__} that its encoder and decoder do not look at",
+            fix=f"leave out {KEYS}",
+        )
 
 
 def _copies(wrapped: Any) -> list[Any]:

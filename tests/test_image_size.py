@@ -94,3 +94,16 @@ def test_a_model_that_takes_no_such_pictures_is_refused_before_it_trains() -> No
 def test_a_feature_extractor_is_that_of_the_type_of_model() -> None:
     used = processor._of_model(recipe("wav2vec2"), Traits("", (), (), (), processor="feature_extractor"))
     assert type(used).__name__ == "Wav2Vec2FeatureExtractor"
+
+
+def test_the_pixels_are_pil_s_even_where_torchvision_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers
+
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(
+        transformers.AutoImageProcessor, "from_pretrained", lambda name, **options: asked.append(options)
+    )
+    pretrained = SimpleNamespace(name_or_path="x", init=None, revision=None, trust_remote_code=False)
+    processor._of_model(SimpleNamespace(**vars(recipe("vit")) | {"model": pretrained}), CLASSES)
+    processor.from_folder(Path("x"), CLASSES)
+    assert [options["backend"] for options in asked] == ["pil", "pil"]

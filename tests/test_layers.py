@@ -31,6 +31,8 @@ LAYERS = [
         "dequantize",
         "run_folder",
         "objectives",
+        "generation",
+        "chance",
         "task",
     },
     {"tasks", "adapters", "optimizers", "trackers"},

@@ -75,14 +75,20 @@ def save(model_class: str, config: Any, folder: Path, **size: Any) -> Path:
     """A model with weights by chance, and the processor of its kind."""
     import torch
     import transformers
-    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
         getattr(transformers, model_class)(config).save_pretrained(folder)
-    name = IMAGE_PROCESSOR_MAPPING_NAMES[config.model_type]["pil"]
-    getattr(transformers, name)(size=size).save_pretrained(folder)
+    save_processor(config.model_type, folder, size=size)
     return folder
+
+
+def save_processor(model_type: str, folder: Path, **options: Any) -> None:
+    import transformers
+    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+
+    name = IMAGE_PROCESSOR_MAPPING_NAMES[model_type]["pil"]
+    getattr(transformers, name)(**options).save_pretrained(folder)
 
 
 def save_vit(folder: Path) -> Path:

@@ -8,19 +8,22 @@ from pathlib import Path
 import tiny
 import tiny_encoder
 import tiny_pictures
+import tiny_seq2seq
+import tiny_sounds
 
 COMMON = """\
 training: {global_batch_size: 4, per_device_train_batch_size: 1, max_steps: 6, precision: fp32}
 scheduler: {name: constant}
 export: {verify: false}
 logging: {logging_steps: 1, trackers: [jsonl]}
-evaluation: {per_device_eval_batch_size: 2}
 """
+EVALUATION = {"seq2seq_lm": "metrics: [loss, perplexity, token_accuracy, bleu, chrf, rougeL], max_new_tokens: 12, "}
 
 
 def make(task: str, folder: Path) -> Path:
     recipe = folder / "tiny.yaml"
-    recipe.write_text(f"task: {task}\n{MAKERS[task](folder)}{COMMON}")
+    evaluation = f"evaluation: {{{EVALUATION.get(task, '')}per_device_eval_batch_size: 2}}\n"
+    recipe.write_text(f"task: {task}\n{MAKERS[task](folder)}{COMMON}{evaluation}")
     return recipe
 
 
@@ -54,6 +57,25 @@ def _object_detection(folder: Path) -> str:
     tiny_pictures.with_boxes(folder / "train" / "boxes.json", 22)
     tiny_pictures.with_boxes(folder / "eval" / "boxes.json", 5, 22)
     return IMAGES.replace("path: train", "path: train/boxes.json").replace("path: eval", "path: eval/boxes.json")
+
+
+def _audio_classification(folder: Path) -> str:
+    tiny_sounds.save(folder / "model", "data2vec-audio", mask_time_prob=0.3)  # drawn by numpy
+    tiny_sounds.in_folders(folder / "train", 22)
+    tiny_sounds.in_folders(folder / "eval", 5, 22)
+    return IMAGES
+
+
+def _seq2seq_lm(folder: Path) -> str:
+    tiny_seq2seq.save(folder / "model")
+    tiny_seq2seq.words(folder / "train.jsonl", 22)
+    tiny_seq2seq.words(folder / "eval.jsonl", 5, seed=1)
+    return """\
+method: full
+model: {name_or_path: model}
+data: {train: [{path: train.jsonl}], eval: [{path: eval.jsonl}], max_length: 12, max_target_length: 16}
+optimizer: {learning_rate: 1.0e-2}
+"""
 
 
 def _texts(folder: Path, rows: list[dict[str, str]]) -> str:
@@ -128,4 +150,6 @@ MAKERS: dict[str, Callable[[Path], str]] = {
     "image_classification": _image_classification,
     "semantic_segmentation": _semantic_segmentation,
     "object_detection": _object_detection,
+    "audio_classification": _audio_classification,
+    "seq2seq_lm": _seq2seq_lm,
 }

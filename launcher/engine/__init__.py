@@ -95,8 +95,12 @@ class Engine:
         return {name: tensor.to(self.device, non_blocking=True) for name, tensor in batch.items()}
 
     def seed(self, *position: int) -> None:
-        """Seed torch from a position in the run (step, micro-batch): no generator state has to be saved."""
+        """Seed torch and numpy from a position in the run (step, micro-batch): no generator state has to be saved.
+
+        transformers masks the inputs of speech models by numpy's global generator.
+        """
         state = np.random.SeedSequence([self.plan.seed, *position]).generate_state(2, np.uint32)
+        np.random.seed(int(state[0]))
         torch.manual_seed(int(state[0]) << 32 | int(state[1]))
 
     def forward_backward(self, batch: Mapping[str, Tensor], counts: Mapping[str, float], last: bool) -> Loss:

@@ -34,6 +34,16 @@ def corpus(
     return finite({name: values[name] for name in names}, {}, notes)
 
 
+def chrf_of_each(predicted: Sequence[str], references: Sequence[str]) -> list[float]:
+    """chrF of each text by itself, 0 to 100."""
+    from sacrebleu.metrics.chrf import CHRF
+
+    metric = CHRF()
+    return [
+        metric.sentence_score(text, [reference]).score for text, reference in zip(predicted, references, strict=True)
+    ]
+
+
 def _tokenizer(name: str) -> Any:
     """sacrebleu's tokenizer of that name; RecipeError for a name it lacks, EnvironmentProblem where its package is missing."""
     from sacrebleu.metrics.bleu import BLEU

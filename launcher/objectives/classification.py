@@ -1,5 +1,6 @@
 """One label of several for a row, or any number of them; what all losses of one label share."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,7 @@ from launcher.objectives.options import Classification
 from launcher.suggest import did_you_mean
 from launcher.task import LossPlan
 
+Look = Callable[[Any, dict[str, Tensor]], Tensor]
 MULTI_LABEL, SINGLE_LABEL = "multi_label_classification", "single_label_classification"
 
 
@@ -24,14 +26,21 @@ def plan_loss(model: Any, options: Classification, method: str) -> LossPlan:
     return LossPlan("cross-entropy", "one label a row")
 
 
-def build(model: Any, options: Classification, context: Context) -> "Objective":
+def logits_of(model: Any, inputs: dict[str, Tensor]) -> Tensor:
+    """(rows, labels)"""
+    logits: Tensor = model(**inputs).logits
+    return logits
+
+
+def build(model: Any, options: Classification, context: Context, look: Look = logits_of) -> "Objective":
+    """`look`: how a batch goes through the model."""
     assert context.labels is not None
     several = context.head.get("problem_type") == MULTI_LABEL
     if several and (options.label_smoothing or options.class_weights):
         key = "label_smoothing" if options.label_smoothing else "class_weights"
         raise RecipeError(f"loss.{key} is for one label a row, and these rows may have several", fix="take it out")
     weights = weights_of(options, context.labels, context.label_counts)
-    return Objective(model, several, options.label_smoothing, weights)
+    return Objective(model, several, options.label_smoothing, weights, look)
 
 
 def weights_of(options: Classification, labels: Labels, counts: tuple[int, ...]) -> Tensor | None:
@@ -73,9 +82,16 @@ class Objective(nn.Module):
 
     weights: Tensor | None
 
-    def __init__(self, model: Any, several: bool = False, label_smoothing: float = 0.0, weights: Tensor | None = None):
+    def __init__(
+        self,
+        model: Any,
+        several: bool = False,
+        label_smoothing: float = 0.0,
+        weights: Tensor | None = None,
+        look: Look = logits_of,
+    ):
         super().__init__()
-        self.model, self.several, self.label_smoothing = model, several, label_smoothing
+        self.model, self.several, self.label_smoothing, self.look = model, several, label_smoothing, look
         self.register_buffer("weights", weights, persistent=False)
 
     def counts(self, batch: dict[str, Tensor]) -> dict[str, float]:
@@ -83,7 +99,7 @@ class Objective(nn.Module):
         return {"labels": weight_of(batch["labels"], self.weights)}
 
     def forward(self, labels: Tensor, counts: dict[str, float] | None = None, **inputs: Tensor) -> Loss:
-        logits = self.model(**inputs).logits
+        logits = self.look(self.model, inputs)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if self.several:
             each = functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")

@@ -3,7 +3,7 @@
 To add a rule, write a generator of (key, problem) and list it in `RULES`. A feature that works leaves `UNSUPPORTED`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from launcher import parts, support
@@ -11,6 +11,7 @@ from launcher.recipe import local_files
 from launcher.schema import Data, Evaluation, Sections, Tokenizer
 from launcher.section import Section, forget_reads, note_reads
 from launcher.suggest import did_you_mean
+from launcher.task import Traits
 
 Finding = tuple[str, str]
 EVERY_TASK = (
@@ -22,6 +23,8 @@ EVERY_TASK = (
     "streaming",
     "cache_dir",
 )  # keys of data that all tasks use
+
+SPLIT_INTO_WORDS = ("bleu", "rouge1", "rouge2", "rougeL")  # metrics that evaluation.bleu_tokenize is for
 
 # key -> (the values that work, what to do instead)
 UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -252,13 +255,22 @@ def _metrics(recipe: Sections) -> Iterator[Finding]:
             )
         elif name in metrics[:index]:
             yield f"evaluation.metrics.{index}", f"{name} is listed twice"
-    for key in ("generate_rows", "max_new_tokens"):
-        given = getattr(recipe.evaluation, key) != Evaluation.model_fields[key].default
-        if given and not traits.generated_metrics:
+    yield from _generation(recipe, metrics, traits)
+
+
+def _generation(recipe: Sections, metrics: Sequence[str], traits: Traits) -> Iterator[Finding]:
+    """Keys that do nothing unless answers are generated, or are scored."""
+    scoring = {"generate_rows": traits.generated_metrics, "bleu_tokenize": SPLIT_INTO_WORDS}
+    for key in ("generate_rows", "max_new_tokens", "num_beams", "bleu_tokenize"):
+        if getattr(recipe.evaluation, key) == Evaluation.model_fields[key].default:
+            continue
+        if not traits.generated_metrics:
             yield f"evaluation.{key}", f"{recipe.task} generates nothing; take it out"
-        elif given and key == "generate_rows" and not set(metrics) & set(traits.generated_metrics):
-            wanted = " or ".join(traits.generated_metrics)
-            yield f"evaluation.{key}", f"no answer is scored; add {wanted} to evaluation.metrics"
+        elif key in scoring and not set(metrics) & set(scoring[key]):
+            wanted = [name for name in scoring[key] if name in traits.generated_metrics]
+            fix = f"add {' or '.join(wanted)} to evaluation.metrics" if wanted else "take it out"
+            what = "no answer is scored" if key == "generate_rows" else "no answer is scored by its words"
+            yield f"evaluation.{key}", f"{what}; {fix}"
 
 
 def _task_keys(recipe: Sections) -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""Answer prompts with a run's model, greedily."""
+"""Answer prompts with a run's model, by its likeliest words."""
 
 import argparse
 import sys
@@ -19,6 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-new-tokens", type=int, default=128, metavar="N", help="longest answer in tokens (default: 128)"
     )
+    parser.add_argument(
+        "--num-beams", type=int, default=1, metavar="N", help="beams of the search (default: 1, greedy)"
+    )
     parser.add_argument("--step", type=int, help="checkpoint to take (default: the best, else the newest)")
     parser.add_argument("--base", action="store_true", help="answer with the base model too, for comparison")
 
@@ -28,22 +31,18 @@ def run(args: argparse.Namespace) -> int:
     from launcher import log
     from launcher.data import sources
     from launcher.errors import RecipeError
+    from launcher.generation import Generation
     from launcher.restore import restore
 
     log.set_up(1)
     ready = restore(Path(args.run), args.step)
     if not hasattr(ready.task, "answers"):
         raise RecipeError(f"{ready.recipe.task} generates no text", where=args.run, fix="use `launcher predict`")
-    tokenizer = ready.prepared.processor
+    context = ready.prepared.context
     _, trained_on = next(sources.examples(ready.recipe.data.train[0], ready.task.TRAITS.formats))
-    questions = [ready.task.answers.ask(prompt, trained_on, tokenizer) for prompt in prompts]
-    answers = partial(
-        ready.task.answers.answers,
-        tokenizer=tokenizer,
-        asked=questions,
-        max_new_tokens=args.max_new_tokens,
-        pad_token_id=ready.prepared.context.pad_token_id,
-    )
+    questions = [ready.task.answers.ask(prompt, trained_on, context) for prompt in prompts]
+    how = Generation(args.max_new_tokens, args.num_beams)
+    answers = partial(ready.task.answers.answers, asked=questions, context=context, how=how)
     with ready.engine.generating() as model:
         said = answers(model)
         based = _base_answers(ready, answers) if args.base else [None] * len(said)

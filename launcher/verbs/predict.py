@@ -43,6 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _examples(args: argparse.Namespace, predictor: Any) -> Iterator[tuple[str, dict[str, Any]]]:
     from launcher.data import sources
+    from launcher.data.formats import FORMATS
     from launcher.data.formats.images import PICTURES
     from launcher.data.formats.sounds import SOUNDS
     from launcher.errors import RecipeError
@@ -50,21 +51,24 @@ def _examples(args: argparse.Namespace, predictor: Any) -> Iterator[tuple[str, d
 
     traits = predictor.task.TRAITS
     suffixes = {"image": PICTURES, "audio": SOUNDS}.get(traits.reads, ())
+    input_column = FORMATS[traits.formats[0]].inputs[0]
     columns = dict(pair.partition("=")[::2] for pair in args.columns.split(",") if pair)
     for given in args.inputs:
         path = Path(given)
         if traits.reads == "text" and path.suffix == ".txt" and path.is_file():
             lines = path.read_text(encoding="utf-8-sig").splitlines()
-            yield from ((f"{given}:{number}", {"text": line}) for number, line in enumerate(lines, 1) if line.strip())
+            yield from (
+                (f"{given}:{number}", {input_column: line}) for number, line in enumerate(lines, 1) if line.strip()
+            )
         elif path.suffix.lower() in suffixes and path.is_file():
-            yield given, {traits.reads: str(path.resolve())}
+            yield given, {input_column: str(path.resolve())}
         elif path.is_dir() and (files := [file for file in sorted(path.iterdir()) if file.suffix.lower() in suffixes]):
-            yield from ((str(file), {traits.reads: str(file.resolve())}) for file in files)
+            yield from ((str(file), {input_column: str(file.resolve())}) for file in files)
         elif path.exists():
             source = Source.model_validate({"path": given, "columns": columns, "format": args.format})
             yield from sources.examples(source, traits.formats, labelled=False)
         elif traits.reads == "text":
-            yield "command line", {"text": given}
+            yield "command line", {input_column: given}
         else:
             raise RecipeError(
                 f"there is no file {given}", fix=f"{predictor.task.__name__.rpartition('.')[2]} reads files"

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from launcher import tensor_files
+from launcher import chance, tensor_files
 from launcher.errors import RecipeError
 from launcher.run import Run
 from launcher.verify_math.measure import MicroBatches
@@ -23,11 +23,7 @@ def switch_off_dropout(objective: Any) -> None:
 
     The model stays in train mode: in eval mode, activation checkpointing would be off, too.
     """
-    owners: list[Any] = [*objective.modules(), objective.model.config]
-    for owner in owners:
-        for name in [name for name in vars(owner) if _is_chance(owner, name)]:
-            if isinstance(getattr(owner, name), float):
-                setattr(owner, name, 0.0)
+    chance.switch_off(objective.model, *objective.modules())
 
 
 def without_chance(run: Run, micro_batches: MicroBatches) -> bool:
@@ -100,10 +96,6 @@ def nudge(objective: nn.Module) -> None:
 def _load_start(run: Run, folder: Path) -> None:
     if any(folder.glob(f"{START}*")):
         run.engine.load_weights(run.model, tensor_files.read(folder, START))
-
-
-def _is_chance(owner: Any, name: str) -> bool:
-    return "drop" in name or "jitter" in name or (name == "p" and "Dropout" in type(owner).__name__)
 
 
 def _depends_on_seed(run: Run, micro_batches: MicroBatches) -> bool:

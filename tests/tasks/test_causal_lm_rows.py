@@ -5,8 +5,9 @@ from typing import Any
 import byte_tokenizer as bt
 import pytest
 
-from launcher.data.context import Tools
+from launcher.data.context import Context, Tools
 from launcher.errors import DataError
+from launcher.generation import Generation, Question
 from launcher.schema import Data
 from launcher.tasks.causal_lm import answers
 from launcher.tasks.causal_lm.rows import rows
@@ -115,23 +116,27 @@ def test_tools_that_a_template_leaves_out_are_counted() -> None:
 def test_questions_ask_for_the_last_answer_with_the_prompt_as_trained() -> None:
     tokenizer = bt.make(bt.CHATML)
     examples = [{"messages": [*EARLIER, TALK[0]]}, {"messages": TALK[1:]}, {"prompt": "A", "completion": "B"}]
-    chat, completion = answers.questions(examples, tokenizer)
+    chat, completion = answers.questions([("here", example) for example in examples], context(tokenizer))
     assert (chat.shown, chat.reference) == ("Hi", "Yes")
     trained = tokenizer.apply_chat_template(EARLIER, tokenize=False)
     assert trained == chat.prompt + "Yes<|im_end|>\n"
-    assert completion == answers.Question("A", "A", "B")
+    assert completion == Question("A", "A", "B", "here")
 
 
 @pytest.mark.parametrize("text", ["the answer is yes " * 200, "你好吗我很好" * 200])
 def test_a_text_is_asked_to_go_on_whether_or_not_its_script_has_spaces(text: str) -> None:
-    question = answers.questions([{"text": text}], bt.make())[0]
+    question = answers.questions([("", {"text": text})], context(bt.make()))[0]
     assert length(question.prompt) == pytest.approx(answers.TEXT_PROMPT_TOKENS, abs=2)
     assert text.startswith(question.prompt + question.reference)
     assert length(question.reference) == pytest.approx(3 * answers.TEXT_PROMPT_TOKENS, abs=2)
 
 
 def test_a_short_text_is_asked_whole() -> None:
-    assert answers.questions([{"text": "Hi"}], bt.make())[0] == answers.Question("Hi", "Hi", "")
+    assert answers.questions([("", {"text": "Hi"})], context(bt.make()))[0] == Question("Hi", "Hi", "")
+
+
+def context(tokenizer: Any) -> Context:
+    return Context(tokenizer, Data())
 
 
 class Echo:
@@ -157,8 +162,9 @@ class Echo:
 
 def ask(prompts: list[str], positions: int | None = None, **options: Any) -> tuple[list[str], Echo]:
     tokenizer, model = bt.make(bt.LLAMA3, adds_bos=True, **options), Echo(positions)
-    asked = [answers.Question(p, p, "") for p in prompts] + [answers.ask("Hi", {"messages": []}, tokenizer)]
-    return answers.answers(model, tokenizer, asked, 4, 0, batch_size=2), model
+    given = context(tokenizer)
+    asked = [Question(p, p, "") for p in prompts] + [answers.ask("Hi", {"messages": []}, given)]
+    return answers.answers(model, asked, given, Generation(4, batch_size=2)), model
 
 
 @pytest.mark.parametrize("adds_eos", [False, True])
@@ -178,4 +184,4 @@ def test_a_prompt_without_room_for_an_answer_is_asked_by_its_end() -> None:
 
 def test_a_prompt_of_nothing_can_be_asked() -> None:
     tokenizer, model = bt.make(), Echo(None)
-    assert len(answers.answers(model, tokenizer, [answers.Question("", "", "")], 4, 0)) == 1
+    assert len(answers.answers(model, [Question("", "", "")], context(tokenizer), Generation(4))) == 1

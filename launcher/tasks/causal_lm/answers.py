@@ -1,38 +1,33 @@
 """Greedy answers to held-out prompts, to see and to score what training changed."""
 
 import sys
-from collections.abc import Iterable
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 
 from launcher import log
 from launcher.data import render
+from launcher.data.context import Context
+from launcher.generation import Generation, Question, batches, generate, in_eval_mode
 
 TEXT_PROMPT_TOKENS = 32
 
 
-class Question(NamedTuple):
-    """`shown` is the prompt as a person reads it, `prompt` as the model does, `reference` the answer of the data."""
-
-    shown: str
-    prompt: str
-    reference: str
+def questions(examples: Iterable[tuple[str, Mapping[str, Any]]], context: Context) -> list[Question]:
+    """(where, example) to questions: what is asked for is the last assistant turn, the completion, or how a text goes on."""
+    found = ((where, _question(example, context.processor)) for where, example in examples)
+    return [question._replace(where=where) for where, question in found if question]
 
 
-def questions(examples: Iterable[dict[str, Any]], tokenizer: Any) -> list[Question]:
-    """Examples to questions: what is asked for is the last assistant turn, the completion, or how a text goes on."""
-    return [question for example in examples if (question := _question(example, tokenizer))]
-
-
-def ask(prompt: str, trained_on: dict[str, Any], tokenizer: Any) -> Question:
+def ask(prompt: str, trained_on: Mapping[str, Any], context: Context) -> Question:
     """A person's prompt in the shape of the training data: a user's turn for conversations, else as it stands."""
     if "messages" in trained_on:
-        return Question(prompt, render.prompt_text([{"role": "user", "content": prompt}], tokenizer), "")
+        return Question(prompt, render.prompt_text([{"role": "user", "content": prompt}], context.processor), "")
     return Question(prompt, prompt, "")
 
 
-def _question(example: dict[str, Any], tokenizer: Any) -> Question | None:
+def _question(example: Mapping[str, Any], tokenizer: Any) -> Question | None:
     if "messages" in example:
         turns = example["messages"]
         last = max((i for i, turn in enumerate(turns) if turn["role"] == "assistant"), default=0)
@@ -53,49 +48,32 @@ def _continuation(text: str, tokenizer: Any) -> Question:
 
 
 @torch.no_grad()
-def answers(
-    model: Any,
-    tokenizer: Any,
-    asked: list[Question],
-    max_new_tokens: int,
-    pad_token_id: int,
-    batch_size: int = 16,
-    in_step: bool = False,
-) -> list[str]:
-    """The greedy continuation of each prompt, without special tokens, in the order of the questions.
-
-    `in_step`: all ranks generate until the last of them has ended, because every step gathers weights.
+def answers(model: Any, asked: Sequence[Question], context: Context, how: Generation) -> list[str]:
+    """The continuation of each prompt, without special tokens, in the order of the questions.
 
     Of a prompt that leaves the model no positions to answer in, only the end is asked, and a line says so.
     """
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-    room = max(1, positions - max_new_tokens) if positions else sys.maxsize
-    was_training = model.training
-    model.eval()
-    try:
-        said: list[str] = []
-        for start in range(0, len(asked), batch_size):
-            prompts = [
-                _ids(question, tokenizer, room) or [pad_token_id] for question in asked[start : start + batch_size]
-            ]
-            width = max(map(len, prompts))
-            ids = torch.tensor([[pad_token_id] * (width - len(p)) + p for p in prompts], device=model.device)
-            mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=model.device)
-            out = model.generate(
-                input_ids=ids,
-                attention_mask=mask,
-                max_new_tokens=max_new_tokens,
-                do_sample=False,
-                temperature=None,
-                top_p=None,
-                top_k=None,
-                pad_token_id=pad_token_id,
-                synced_gpus=in_step,
-            )
-            said += tokenizer.batch_decode(out[:, width:], skip_special_tokens=True)
-        return [answer.strip() for answer in said]
-    finally:
-        model.train(was_training)
+    room = max(1, positions - how.max_new_tokens) if positions else sys.maxsize
+    said: list[str] = []
+    with in_eval_mode(model):
+        for some in batches(asked, how):
+            inputs = _inputs([_ids(question, context.processor, room) for question in some], context.pad_token_id)
+            width = inputs["input_ids"].shape[1]
+            inputs = {name: tensor.to(model.device) for name, tensor in inputs.items()}
+            out = generate(model, inputs, how, context.pad_token_id)
+            said += context.processor.batch_decode(out[:, width:], skip_special_tokens=True)
+    return [answer.strip() for answer in said]
+
+
+def _inputs(prompts: list[list[int]], pad_token_id: int) -> dict[str, torch.Tensor]:
+    """Padded on the left, so that all answers begin at one place. Of a prompt of nothing, padding is asked."""
+    prompts = [prompt or [pad_token_id] for prompt in prompts]
+    width = max(map(len, prompts))
+    return {
+        "input_ids": torch.tensor([[pad_token_id] * (width - len(p)) + p for p in prompts]),
+        "attention_mask": torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts]),
+    }
 
 
 def _ids(question: Question, tokenizer: Any, room: int) -> list[int]:

@@ -1,0 +1,24 @@
+"""What predicted labels of sounds are worth, and which were wrong."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from launcher.data import sounds
+from launcher.data.context import Context
+from launcher.metrics import Measured, labelled
+
+
+def summarize(
+    totals: Mapping[str, tuple[float, float]], predictions: Sequence[np.ndarray], rows: Any, context: Context
+) -> Measured:
+    return labelled.measured(totals["labels"], predictions, rows, context, sounds.name)
+
+
+def said(
+    predictions: Sequence[np.ndarray], rows: Sequence[Mapping[str, Any]], context: Context
+) -> Iterator[dict[str, Any]]:
+    """Predictions for people and programs."""
+    for prediction, row in zip(predictions, rows, strict=True):
+        yield {"input": sounds.name(row), **labelled.said(prediction, context)}
