@@ -15,12 +15,13 @@ import torch
 from detectors import CONFIGS, QUERIES, as_transformers, batch, detector
 from transformers import AutoImageProcessor, DetrImageProcessorPil, YolosImageProcessorPil, pipeline
 
-from launcher import log
+from launcher import log, new_head
 from launcher.__main__ import main
 from launcher.data import pictures
 from launcher.data.context import Context, Tools
 from launcher.data.labels import Labels
-from launcher.errors import DataError, NonFiniteError, RecipeError
+from launcher.errors import DataError, EnvironmentProblem, NonFiniteError, RecipeError
+from launcher.lora import LoraOptions, apply_lora
 from launcher.metrics import detection
 from launcher.schema import Data
 from launcher.tasks.object_detection import Config, metrics, objective, rows
@@ -291,6 +292,34 @@ def test_one_label_is_enough(tmp_path: Path) -> None:
     for file in (tmp_path / "train" / "boxes.json", tmp_path / "eval" / "boxes.json"):
         file.write_text(file.read_text().replace('"wide"', '"tall"'))
     assert main(["plan", str(written)]) == 0
+
+
+def test_weights_of_queries_below_one_in_all_are_a_mean_all_the_same(tmp_path: Path) -> None:
+    """Of a picture without boxes, every query weighs the same: how much changes neither loss nor gradient."""
+    written = tiny_tasks.make("object_detection", tmp_path)
+    file = tmp_path / "train" / "boxes.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"annotations": []}))
+    words = ["data.labels=[tall, wide]", "training.max_steps=1", "training.global_batch_size=1"]
+    for name, weight in (("one", 1.0), ("little", 0.001)):
+        assert tiny.train(written, *words, f"output_dir={tmp_path / name}", f"loss={{eos_coefficient: {weight}}}") == 0
+    for name in ("train/loss", "train/grad_norm"):
+        assert tiny.losses(tmp_path / "little", name)[1] == pytest.approx(tiny.losses(tmp_path / "one", name)[1], 1e-4)
+
+
+def test_heads_that_lie_within_a_body_or_in_lists_are_new_module_by_module() -> None:
+    model = detector("rt_detr")
+    by_label = [name for name, _ in model.named_parameters() if new_head.BY_LABEL & set(name.split("."))]
+    new_head.refuse_mismatched(model, by_label, "here")
+    with pytest.raises(EnvironmentProblem, match="another shape"):
+        new_head.refuse_mismatched(model, ["model.decoder.bbox_embed.0.layers.0.weight"], "here")
+    heads = new_head.of(model, by_label)
+    assert {"model.enc_score_head", "model.decoder.class_embed.0", "model.decoder.class_embed.2"} <= set(heads)
+    assert "bbox_embed.1" in new_head.of(detector("deformable_detr"), [])
+
+
+def test_an_adapter_on_a_model_that_peft_cannot_wrap_is_refused() -> None:
+    with pytest.raises(RecipeError, match="DeformableDetrForObjectDetection names none; set method: full"):
+        apply_lora(detector("deformable_detr"), LoraOptions())
 
 
 def hits_by_hand(predicted: Any, references: Any) -> tuple[list[bool], list[bool]]:
