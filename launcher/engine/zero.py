@@ -44,6 +44,7 @@ class Zero:
         self.loss_scale: ZeroLossScale | None = None
         self._autocasts = plan.precision in HALF and not self._enabled("bf16")
         self._rendezvous = _set_environment(plan.device)
+        self._linear = nn.functional.linear  # ZeRO-3 puts its own in place, for good
         # On a CPU, Accelerate sees a single process unless the backend is asked for.
         backend = "gloo" if plan.device == "cpu" else "nccl"
         self.accelerator = Accelerator(
@@ -197,6 +198,7 @@ class Zero:
                     safe_set_full_optimizer_state(parameter, value.to(self.accelerator.device), key)
 
     def close(self) -> None:
+        nn.functional.linear = self._linear
         """Make room for another engine in this process: DeepSpeed keeps process groups and precision in globals."""
         from deepspeed.comm import comm
         from deepspeed.runtime import torch_autocast
