@@ -198,12 +198,12 @@ class Zero:
                     safe_set_full_optimizer_state(parameter, value.to(self.accelerator.device), key)
 
     def close(self) -> None:
-        nn.functional.linear = self._linear
         """Make room for another engine in this process: DeepSpeed keeps process groups and precision in globals."""
         from deepspeed.comm import comm
         from deepspeed.runtime import torch_autocast
         from deepspeed.utils import groups
 
+        nn.functional.linear = self._linear
         if hasattr(self, "_wrapped"):
             self._wrapped.destroy()
             del self._wrapped, self._sharded
