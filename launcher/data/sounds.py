@@ -90,16 +90,10 @@ def features(sound: np.ndarray, extractor: Any) -> dict[str, np.ndarray]:
     return {name: np.asarray(found[name][0]) for name in found}
 
 
-def goes_by_length(extractor: Any) -> bool:
-    """Whether the model takes waveforms of any length and no mask: padding would change what it makes of them."""
-    found = features(np.zeros(shortest(extractor.sampling_rate), np.float32), extractor)
-    return "attention_mask" not in found and found[extractor.model_input_names[0]].ndim == 1
-
-
 def together(sounds: Sequence[np.ndarray], extractor: Any) -> dict[str, Any]:
     """Tensors with a row for each sound, padded on the right; those of a short silence where there is none.
 
-    `lengths` (rows,) int64, in samples, for a model that takes no attention_mask: see `goes_by_length`.
+    `lengths` (rows,) int64, in samples, of waveforms: not for the model, but for who must know what is padding.
     """
     import torch
 
@@ -107,7 +101,7 @@ def together(sounds: Sequence[np.ndarray], extractor: Any) -> dict[str, Any]:
     found = [features(sound, extractor) for sound in sounds] or [features(silence, extractor)]
     values = extractor.model_input_names[0]
     batch = {name: padded([one[name] for one in found], extractor) for name in found[0]}
-    if "attention_mask" not in batch and found[0][values].ndim == 1:
+    if found[0][values].ndim == 1:
         batch["lengths"] = np.array([len(one[values]) for one in found])
     return {name: torch.from_numpy(array) for name, array in batch.items()}
 

@@ -26,6 +26,7 @@ from launcher.tasks.audio_classification import objective, rows
 LABELS = ["low", "high", "middle", "low", "high", "high"]
 SECONDS = [0.6, 0.26, 0.4, 0.4, 0.01, 0.5]  # two of one length, and one that is too short for a model
 KINDS = {
+    "mask in vain": lambda folder: tiny_sounds.save(folder, "data2vec-audio"),  # its convolutions hear what is padded
     "masked": lambda folder: tiny_sounds.save(folder, mask=True),
     "not masked": lambda folder: tiny_sounds.save(folder, mask=False),  # as facebook/wav2vec2-base
     "spectrograms": tiny_sounds.save_ast,
@@ -83,7 +84,7 @@ def test_loss_and_gradients_are_those_of_each_clip_alone_however_they_are_cut(fo
         (total / 6).backward()
         largest = max(float(gradient.abs().max()) for gradient in wanted.values())
         for name, gradient in wanted.items():
-            assert torch.allclose(used.get_parameter(name).grad, gradient, rtol=1e-3, atol=1e-5 * largest), name
+            assert torch.allclose(used.get_parameter(name).grad, gradient, rtol=1e-4, atol=1e-6 * largest), name
 
 
 def test_padding_would_be_heard_without_a_mask(tmp_path: Path) -> None:
@@ -93,8 +94,29 @@ def test_padding_would_be_heard_without_a_mask(tmp_path: Path) -> None:
     found, _ = prepared(given, tmp_path)
     whole = batch(found, given)
     padded = used(input_values=whole["input_values"]).logits
-    apart = objective.by_length(used, {name: tensor for name, tensor in whole.items() if name != "labels"})
+    apart = objective.by_length(used, whole["lengths"], {"input_values": whole["input_values"]})
     assert (padded[0] - apart[0]).abs().max() < 1e-5 and (padded[1] - apart[1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("kind", "heard"), [("masked", False), ("not masked", True), ("mask in vain", True), ("spectrograms", False)]
+)
+def test_who_hears_padding_is_found_out(tmp_path: Path, kind: str, heard: bool) -> None:
+    folder = KINDS[kind](tmp_path / "model")
+    used, given = load(folder).train(), context(folder)
+    state = torch.random.get_rng_state()
+    assert objective.hears_padding(used, given.processor) == heard
+    assert used.training and torch.equal(torch.random.get_rng_state(), state)
+
+
+def test_an_embedding_of_masked_frames_has_a_gradient_even_where_none_is_masked(tmp_path: Path) -> None:
+    """A process of DDP waits for the gradient of every parameter."""
+    folder = tiny_sounds.save(tmp_path / "model", mask_time_prob=0.3, apply_spec_augment=False)
+    used, given = load(folder).train(), context(folder)
+    found, _ = prepared(given, tmp_path)
+    objective.build(used, Classification(), given)(**batch(found, given)).terms["labels"][0].backward()
+    assert [name for name, weight in used.named_parameters() if weight.grad is None] == []
+    assert not used.wav2vec2.masked_spec_embed.grad.any()
 
 
 def test_what_is_too_long_is_cut_dropped_or_named(tmp_path: Path) -> None:
@@ -120,7 +142,7 @@ def test_a_model_that_hears_the_beginning_alone_says_so(tmp_path: Path) -> None:
 
 # --- the whole way -----------------------------------------------------------------------------------------------------
 
-LIKE_BASE = ["optimizer.learning_rate=3e-3", "training.max_steps=6", "data.max_seconds=0.5"]
+LIKE_BASE = ["optimizer.learning_rate=3e-3", "data.max_seconds=0.5"]
 
 
 @pytest.fixture(scope="module")
@@ -157,6 +179,13 @@ def test_a_model_that_draws_trains_the_same_on_two_ranks(
     ).read_text()
     assert tiny.losses(tmp_path / "run") == pytest.approx(tiny.losses(trained), rel=1e-4)
     assert "the model has dropout" in (trained / "plan.json").read_text()
+
+
+def test_a_model_that_draws_goes_on_as_if_it_had_never_stopped(like_base: Path, trained: Path, tmp_path: Path) -> None:
+    words = [f"model.name_or_path={like_base.parent / 'base'}", *LIKE_BASE, f"output_dir={tmp_path / 'run'}"]
+    assert tiny.train(like_base, *words, "training.max_steps=3") == 0
+    assert tiny.train(like_base, *words, "--resume", "auto") == 0
+    assert tiny.losses(tmp_path / "run") == tiny.losses(trained)  # floats compared exactly
 
 
 def test_predictions_are_the_pipeline_s_on_the_export(trained: Path, tmp_path: Path, capsys) -> None:
@@ -204,4 +233,4 @@ def test_shards_of_normalised_weights_are_refused_before_anything_is_loaded(
         f"output_dir={tmp_path / 'run'}",
     ]
     assert tiny.train(like_base, *words) == 89
-    assert "use zero2" in capsys.readouterr().err
+    assert "normalised weights" in capsys.readouterr().err
