@@ -75,7 +75,9 @@ def test_what_cannot_be_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
         processor._of_model(recipe("siglip2", 64), CLASSES)
     with pytest.raises(RecipeError, match="no image processor for a model of type llama"):
         processor._of_model(recipe("llama"), CLASSES)
-    with pytest.raises(EnvironmentProblem, match="the image processor cannot be loaded: .* library but it was not found"):
+    with pytest.raises(
+        EnvironmentProblem, match="the image processor cannot be loaded: .* library but it was not found"
+    ):
         processor._of_model(recipe("timm_wrapper"), CLASSES)
     assert capfd.readouterr() == ("", "")
 
@@ -89,6 +91,15 @@ def test_a_model_that_takes_no_such_pictures_is_refused_before_it_trains() -> No
         image_size.insist_on_fit(model, processor._of_model(recipe("vit", size, image_size=16), CLASSES), recipe("vit"))
     with pytest.raises(RecipeError, match=r"recipe:data.image_size: .*Input image size \(20\*20\) doesn't match"):
         image_size.insist_on_fit(model, processor._of_model(recipe("vit", 20), CLASSES), recipe("vit", 20))
+
+
+def test_a_model_that_normalises_batches_is_tried_with_one_picture() -> None:
+    from transformers import MobileNetV2Config, MobileNetV2ForSemanticSegmentation
+
+    with torch.device("meta"):
+        model = MobileNetV2ForSemanticSegmentation(MobileNetV2Config(depth_multiplier=0.35)).train()
+    image_size.insist_on_fit(model, processor._of_model(recipe("mobilenet_v2", 64), PLACES), recipe("mobilenet_v2"))
+    assert model.training
 
 
 def test_a_feature_extractor_is_that_of_the_type_of_model() -> None:

@@ -129,6 +129,25 @@ def noisy_groups(of: Criterion, most: int) -> int:
     return max(1, of.config.num_denoising // most) if most else 0
 
 
+def in_groups(last: Any, decoder: Sequence[Any], encoder: Sequence[Any], noisy: Any) -> dict[str, list[Layer]]:
+    """Layers (logits, boxes) by what is learned of them, in fp32. decoder: all of its layers, where those before the last learn
+    as well. encoder: its choice of queries, without noisy ones; elsewhere these come first."""
+    split = noisy and noisy["dn_num_split"]
+    groups = {LAST: [_part(last, split, 1)]}
+    if decoder:
+        before = [_part(layer, split, 1) for layer in decoder[:-1]]
+        groups[AUXILIARY] = before + [_part(layer, None, 1) for layer in encoder]
+    if decoder and noisy is not None:
+        groups[DENOISING] = [_part(layer, split, 0) for layer in decoder]
+    return groups
+
+
+def _part(layer: Any, split: Sequence[int] | None, place: int) -> Layer:
+    """The noisy queries of a layer (0), or the others (1)."""
+    found = [tensor if split is None else tensor.split(split, 1)[place] for tensor in layer]
+    return Layer(*(tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in found))
+
+
 def sums(of: Criterion, targets: Targets, known: Tensor, layers: Mapping[str, Sequence[Layer]], noisy: Any) -> Any:
     """Term -> its weighted sum over the batch, for `counts`. `noisy`: RT-DETR's own account of its noisy queries."""
     total: dict[str, Any] = {f"{group}{term}": 0.0 for group in of.groups for term in ("classes", "boxes", "giou")}

@@ -317,6 +317,17 @@ def test_heads_that_lie_within_a_body_or_in_lists_are_new_module_by_module() -> 
     assert "bbox_embed.1" in new_head.of(detector("deformable_detr"), [])
 
 
+def test_an_adapter_trains_the_heads_of_rt_detr_and_its_embedding_of_labels_in_full() -> None:
+    model = detector("rt_detr")
+    by_label = [name for name, _ in model.named_parameters() if new_head.BY_LABEL & set(name.split("."))]
+    model.head_modules, model.peft_task_type = new_head.of(model, by_label), None
+    adapted = apply_lora(model, LoraOptions(r=2))
+    trained = [name for name, parameter in adapted.named_parameters() if parameter.requires_grad]
+    for head in model.head_modules:
+        assert any(f".{head}.modules_to_save." in name for name in trained), head
+    assert learned(adapted, [batch(3, 0, 5)]) > 0
+
+
 def test_an_adapter_on_a_model_that_peft_cannot_wrap_is_refused() -> None:
     with pytest.raises(RecipeError, match="DeformableDetrForObjectDetection names none; set method: full"):
         apply_lora(detector("deformable_detr"), LoraOptions())

@@ -52,7 +52,7 @@ def said(predictions: Sequence[Any], rows: Sequence[Mapping[str, Any]], context:
 
 def drawn(prediction: Any, row: Mapping[str, Any], context: Context) -> dict[str, Any]:
     """`picture`: with the boxes that are said."""
-    return {"picture": _with_boxes(row, *_from(prediction, THRESHOLD), context)}
+    return {"picture": _with_boxes(row, _from(prediction, THRESHOLD), context)}
 
 
 def _reference(row: Mapping[str, Any], context: Context) -> dict[str, Any]:
@@ -116,11 +116,13 @@ def _compared(row: Mapping[str, Any], prediction: Any, context: Context) -> Any:
     if not len(found.scores):
         found = type(prediction)(*(array[:FEW] for array in prediction))
         title = f"predicted, no score of {THRESHOLD}: the best {len(found.scores)}"
-    left = _with_boxes(row, reference["boxes"], None, reference["labels"], context)
-    return drawing.beside(left, _with_boxes(row, *found, context), titles=["reference", title])
+    left = _with_boxes(row, (reference["boxes"], None, reference["labels"]), context)
+    return drawing.beside(left, _with_boxes(row, found, context), titles=["reference", title])
 
 
-def _with_boxes(row: Mapping[str, Any], corners: Any, scores: Any, labels: Any, context: Context) -> Any:
+def _with_boxes(row: Mapping[str, Any], found: tuple[Any, Any, Any], context: Context) -> Any:
+    """found: corners, scores or None, and labels."""
     assert context.labels is not None
+    corners, scores, labels = found
     colour_of, names = drawing.colours(context.labels.names), _names(labels, context)
     return drawing.boxes(pictures.read(row), corners, names, scores, colour_of)

@@ -11,10 +11,11 @@ from launcher import log
 from launcher.data.context import Context
 from launcher.losses import IGNORED, Loss
 from launcher.objectives import set_prediction
-from launcher.objectives.set_prediction import AUXILIARY, DENOISING, LAST, VARIFOCAL, Criterion, Layer
+from launcher.objectives.set_prediction import VARIFOCAL, Criterion
 from launcher.task import LossPlan
 from launcher.tasks.object_detection import Config
 
+Terms = dict[str, tuple[Tensor, Tensor | float, float]]
 MOST_FOUND = 100  # of a picture, as COCO counts them
 
 
@@ -70,7 +71,7 @@ class Objective(nn.Module):
         ]
         self._say_what_is_left_out(targets)
         said = self.model(**inputs, labels=targets)
-        terms = {name: (value, count[name], 1.0) for name, value in said.loss_dict.items()}
+        terms: Terms = {name: (value, count[name], 1.0) for name, value in said.loss_dict.items()}
         outputs = {"logits": said.logits.float(), "pred_boxes": said.pred_boxes.float()}
         return Loss(terms, {}, None if self.training else outputs)
 
@@ -88,30 +89,24 @@ class Objective(nn.Module):
         device: Any,
         pred_boxes: Tensor,
         config: Any,
-        outputs_class: Tensor | None = None,
-        outputs_coord: Tensor | None = None,
-        enc_topk_logits: Tensor | None = None,
-        enc_topk_bboxes: Tensor | None = None,
+        outputs_class: Any = None,
+        outputs_coord: Any = None,
+        enc_topk_logits: Any = None,
+        enc_topk_bboxes: Any = None,
         denoising_meta_values: Any = None,
         **others: Any,
     ) -> tuple[Tensor, dict[str, Tensor], None]:
         """As transformers calls a loss function of detectors: a loss, its parts and what layers before the last said."""
-        noisy, layers = denoising_meta_values, {LAST: [(logits, pred_boxes)]}
-        if config.auxiliary_loss and self.criterion.kind == VARIFOCAL:
-            assert outputs_class is not None and outputs_coord is not None
-            every = list(zip(outputs_class.transpose(0, 1), outputs_coord.transpose(0, 1), strict=True))
-            layers[AUXILIARY] = [*every[:-1], (enc_topk_logits, enc_topk_bboxes)]
-            if noisy is not None:
-                layers = _told_apart(layers, every, noisy["dn_num_split"])
-        elif config.auxiliary_loss:
-            assert outputs_class is not None and outputs_coord is not None
-            layers[AUXILIARY] = list(zip(outputs_class[:-1], outputs_coord[:-1], strict=True))
-        elif noisy is not None:
-            layers = {LAST: [tuple(tensor[:, noisy["dn_num_split"][0] :] for tensor in layers[LAST][0])]}
-        whole = {group: [_in_fp32(layer) for layer in members] for group, members in layers.items()}
+        decoder: list[Any] = []
+        if config.auxiliary_loss:  # RT-DETR has the rows before the layers
+            rows_first = self.criterion.kind == VARIFOCAL
+            said = [tensor.transpose(0, 1) if rows_first else tensor for tensor in (outputs_class, outputs_coord)]
+            decoder = list(zip(*said, strict=True))
+        encoder = [] if enc_topk_logits is None else [(enc_topk_logits, enc_topk_bboxes)]
+        noisy = denoising_meta_values
+        layers = set_prediction.in_groups((logits, pred_boxes), decoder, encoder, noisy)
         known = torch.stack([target["known"] for target in labels])
-        sums = set_prediction.sums(self.criterion, labels, known, whole, noisy)
-        return logits.new_zeros(()), sums, None
+        return logits.new_zeros(()), set_prediction.sums(self.criterion, labels, known, layers, noisy), None
 
     def _say_what_is_left_out(self, targets: Any) -> None:
         most = max(len(target["boxes"]) for target in targets)
@@ -119,24 +114,6 @@ class Objective(nn.Module):
             finds = f"and the model can find {self.criterion.queries}: others of it are not learned"
             log.say(f"note: a picture has {most} boxes, {finds}")
             self._has_said = True
-
-
-def _told_apart(layers: dict[str, Any], every: list[Any], split: list[int]) -> dict[str, Any]:
-    """Noisy queries come first in all layers of the decoder; the encoder's choice has none."""
-
-    def part(layer: Any, place: int) -> tuple[Tensor, ...]:
-        return tuple(tensor.split(split, 1)[place] for tensor in layer)
-
-    *decoder, encoder = layers[AUXILIARY]
-    return {
-        LAST: [part(layer, 1) for layer in layers[LAST]],
-        AUXILIARY: [*(part(layer, 1) for layer in decoder), encoder],
-        DENOISING: [part(layer, 0) for layer in every],
-    }
-
-
-def _in_fp32(layer: Any) -> Layer:
-    return Layer(*(tensor.to(torch.promote_types(tensor.dtype, torch.float32)) for tensor in layer))
 
 
 def _surest(of_picture: dict[str, Tensor]) -> Found:
