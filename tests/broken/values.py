@@ -180,7 +180,7 @@ CASES = [
         "missing task",
         GOOD.replace("task: causal_lm\n", ""),
         "1:1",
-        "task: is missing; available: audio_classification, causal_lm, image",
+        "task: is missing; available: audio_",
     ),
     Case("missing path", training_on("{weight: 1}"), "4:16", "data.train.0.path: is missing"),
     # ranges and choices
