@@ -6,6 +6,8 @@ SET_UP := $(VENV)/.set-up
 # PyPI's torch for Linux brings CUDA; on a machine without a GPU: make setup TORCH_INDEX=https://download.pytorch.org/whl/cpu
 TORCH_INDEX ?=
 RESULTS ?= kernels/results
+# Processes that share the tests; most of them start one or two more.
+JOBS ?= 2
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
@@ -31,7 +33,7 @@ demo: $(SET_UP)
 	$(BIN)/accelerate launch -m launcher recipes/gpt_lora.yaml
 
 test: $(SET_UP)
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile -m "not slow"
 
 test-all: $(SET_UP)
 	$(BIN)/python -m pytest

@@ -72,6 +72,8 @@ def insist_on_fit(model: Any, processor: Any, recipe: Recipe) -> None:
     """RecipeError where a model refuses pictures of the size that the processor makes. `model`: on the meta device."""
     import torch
 
+    was_training = model.training
+    model.eval()  # one picture may be too few to normalise a batch of
     try:
         with torch.no_grad(), torch.device("meta"):
             model(pixel_values=torch.empty(1, *pictures.seen(pictures.black(), processor).shape))
@@ -84,3 +86,5 @@ def insist_on_fit(model: Any, processor: Any, recipe: Recipe) -> None:
         ) from error
     except (NotImplementedError, RuntimeError):  # what the meta device cannot do says nothing about the size
         return
+    finally:
+        model.train(was_training)

@@ -113,6 +113,10 @@ def apply_lora(model: Any, options: LoraOptions, original: Callable[[str], Any] 
             f"PEFT refuses LoRA on a matrix whose single rows are trained: {error}",
             fix="leave embedding and head out of adapter.target_modules, or list them under adapter.modules_to_save",
         ) from error
+    except NotImplementedError as error:  # PEFT asks whether a head is tied to it
+        raise RecipeError(
+            f"PEFT wants to know the input embedding, and {type(model).__name__} names none", fix="set method: full"
+        ) from error
     for key in ("rank_pattern", "alpha_pattern"):
         _refuse_idle(wrapped.base_model.targeted_module_names, getattr(options, key), f"adapter.{key}")
     token_rows.begin(wrapped, rows, tied)

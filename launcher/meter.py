@@ -32,7 +32,7 @@ class Meter:
         """Mean loss over all ranks and speed of training since the last reading."""
         totals = self.unread()
         terms = {name.rsplit(" ", 1)[0] for name in totals}
-        loss = sum(totals[f"{term} sum"] / max(totals[f"{term} count"], 1) for term in sorted(terms))
+        loss = sum(totals[f"{term} sum"] / (totals[f"{term} count"] or 1) for term in sorted(terms))
         speed = self._seen / (time.perf_counter() - self._since - self._idle_seconds)
         self._sums.clear()
         self._since, self._seen, self._idle_seconds = time.perf_counter(), 0, 0.0

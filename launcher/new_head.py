@@ -10,15 +10,20 @@ from transformers import PreTrainedModel
 
 from launcher.errors import EnvironmentProblem
 
+BY_LABEL = {"class_embed", "enc_score_head", "denoising_class_embed"}  # of RT-DETR, within its body
+LISTS = (nn.ModuleList, nn.ModuleDict)  # which are called by nobody, so that no adapter can wrap them
+
 
 def outside_body(model: Any) -> tuple[str, ...]:
     """The modules beside the body of a Hugging Face model that have parameters; none where it does not name its body."""
     body = model.base_model
     if body is model:
         return ()
-    return tuple(
-        name for name, child in model.named_children() if child is not body and any(True for _ in child.parameters())
-    )
+    found: list[str] = []
+    for name, child in model.named_children():
+        if child is not body and any(True for _ in child.parameters()):
+            found += [f"{name}.{key}" for key, _ in child.named_children()] if isinstance(child, LISTS) else [name]
+    return tuple(found)
 
 
 def owners(model: nn.Module, parameters: Collection[str]) -> tuple[str, ...]:
@@ -27,7 +32,7 @@ def owners(model: nn.Module, parameters: Collection[str]) -> tuple[str, ...]:
     for name, module in model.named_modules():
         own = [f"{name}.{key}" if name else key for key, _ in module.named_parameters()]
         inside = any(name == module_name or name.startswith(f"{module_name}.") for module_name in found)
-        if name and own and not inside and set(own) <= set(parameters):
+        if name and own and not inside and not isinstance(module, LISTS) and set(own) <= set(parameters):
             found.append(name)
     left = {key for key in parameters if not any(key.startswith(f"{name}.") for name in found)}
     return tuple(found + sorted({key.rpartition(".")[0] for key in left} - {""}))
@@ -65,7 +70,7 @@ def refuse_mismatched(model: Any, mismatched: Collection[Any], where: str) -> No
     """A head of another size is new; a body of another size is another model."""
     head = outside_body(model)
     names = [name if isinstance(name, str) else name[0] for name in mismatched]
-    if wrong := [name for name in names if not _is_inside(name, head)]:
+    if wrong := [name for name in names if not _is_inside(name, head) and not BY_LABEL & set(name.split("."))]:
         raise EnvironmentProblem(
             f"weights of another shape than the configuration says: {', '.join(wrong[:3])}", where=where
         )

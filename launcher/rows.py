@@ -1,8 +1,10 @@
 """The prepared rows of a recipe: read, turned into rows by the task once, or taken from the cache; and what the rows tell."""
 
 import os
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,6 +20,7 @@ from launcher.recipe import Recipe
 from launcher.schema import Source
 
 SPOILED_SHOWN = 5
+DECODERS = 4  # threads that read pictures and sounds: decoding releases the interpreter's lock
 SPOILED = "rows skipped because they cannot be used"
 
 
@@ -39,7 +42,7 @@ class Reader:
         return joined
 
     def context(self, train: Joined) -> Context:
-        """What batches, losses and measurements are made with. Raises DataError where the data has a single label."""
+        """What batches, losses and measurements are made with. Raises DataError where the data has too few labels."""
         labels, counts = self._labels(train)
         context = Context(self.processor, self.recipe.data, processor.pad_token_id(self.processor), labels, counts, {})
         head = self.task.rows.head(train, context) if hasattr(self.task.rows, "head") else {}
@@ -61,9 +64,9 @@ class Reader:
             return None, ()
         counted = Counter(label for row in train.all(column) for label in row)
         labels = self.given or getattr(self.task.rows, "labels_found", Labels.found)(counted)
-        if len(labels) < 2:
+        if len(labels) < (least := self.task.TRAITS.least_labels):
             raise DataError(
-                f"the training data has the labels {', '.join(labels.names) or 'of nothing'}, and at least two are needed",
+                f"the training data has the labels {', '.join(labels.names) or 'of nothing'}, and at least {least} are needed",
                 where=", ".join(source.path for source in self.recipe.data.train),
             )
         if absent := [name for name in labels.names if not counted[name]]:
@@ -93,13 +96,29 @@ class Reader:
     def _rows(self, source: Source, labels: Labels | None, counts: dict[str, int]) -> Iterator[dict[str, Any]]:
         tools = Tools(self.processor, self.recipe.data, self.on_truncate, counts, labels)
         spoiled = _Skipped(tools) if self.recipe.data.on_error == "skip" else None
-        for where, example in sources.examples(source, self.task.TRAITS.formats, spoiled):
+        examples = sources.examples(source, self.task.TRAITS.formats, spoiled)
+        threads = 1 if self.task.TRAITS.processor == "tokenizer" else DECODERS
+        for made in ahead(lambda pair: list(self.task.rows.rows(*pair, tools)), examples, threads):
             try:
-                yield from list(self.task.rows.rows(where, example, tools))
+                yield from made()
             except DataError as error:
                 if spoiled is None:
                     raise
                 spoiled(error)
+
+
+def ahead(work: Callable[[Any], Any], things: Iterable[Any], threads: int) -> Iterator[Callable[[], Any]]:
+    """Functions that return `work` of each thing, in order, or raise what it raised; on so many threads a little ahead."""
+    if threads == 1:
+        yield from (partial(work, thing) for thing in things)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        waiting: deque[Any] = deque()
+        for thing in things:
+            waiting.append(pool.submit(work, thing).result)
+            if len(waiting) > 2 * threads:
+                yield waiting.popleft()
+        yield from waiting
 
 
 def _places(source: Source) -> list[str]:

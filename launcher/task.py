@@ -33,10 +33,11 @@ class Traits:
     `generated_metrics` need generated answers. `data_keys`: keys of `data` that this task reads and others may not.
     `reads`: what one input of a prediction is; rows: several columns together. `on_truncate`: where the recipe does not say.
     `label_column`: the column of prepared rows whose values are the labels, for tasks that have labels. `has_new_head`: the
-    output layers are learned for this data, so an adapter trains them in full. `unit`: what is counted as seen, the lengths of
-    rows for tokens and rows otherwise. `target_names`: of a batch, what the model is not given; `output_names`: of the model's
-    output, what is compared when an export is proven. `crops_pictures`: an image processor may cut off the borders of a picture,
-    since places in it do not matter. `fast_tokenizer`: only one that knows where in the text a token stands will do.
+    output layers are learned for this data, so an adapter trains them in full. `least_labels`: with fewer, nothing is to be told
+    apart. `unit`: what is counted as seen, the lengths of rows for tokens and rows otherwise. `target_names`: of a batch, what
+    the model is not given; `output_names`: of the model's output, what is compared when an export is proven. `crops_pictures`:
+    an image processor may cut off the borders of a picture, since places in it do not matter. `fast_tokenizer`: only one that
+    knows where in the text a token stands will do.
     """
 
     auto_class: str
@@ -50,6 +51,7 @@ class Traits:
     reads: Literal["text", "image", "audio", "rows"] = "rows"
     on_truncate: Truncation = "truncate"
     label_column: str | None = None
+    least_labels: int = 2
     has_new_head: bool = False
     unit: str = "tokens"
     target_names: tuple[str, ...] = ("labels",)

@@ -158,8 +158,8 @@ def _matrices(model: Any) -> tuple[Any, Any]:
 
 
 def _sides(model: Any) -> list[Any]:
-    """Where the encoder and the decoder of a model that has both look tokens up."""
-    if not getattr(model.config, "is_encoder_decoder", False):
+    """Where the encoder and the decoder of a model that has both look tokens up. A detector has both, and no tokens."""
+    if not getattr(model.config, "is_encoder_decoder", False) or _matrices(model)[0] is None:
         return []
     return [side.get_input_embeddings() for side in (model.get_encoder(), model.get_decoder())]
 

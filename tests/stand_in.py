@@ -20,6 +20,8 @@ NOT_SHAPE = ("transformers_version", "dtype", "loss_type")
 
 def shrink(config: Config, vocab_size: int = 512) -> Config:
     """A new config of the same class: `vocab_size` tokens, two layers, or one of each kind where there are several."""
+    if isinstance(getattr(config, "depths", None), list):
+        return _shrink_stages(config)
     kept = _layers_to_keep(config)
     values = {key: value for key, value in config.to_dict().items() if key not in NOT_SHAPE}
     small = {key: _of_layers(value, kept, config.num_hidden_layers) for key, value in values.items()}
@@ -31,6 +33,14 @@ def shrink(config: Config, vocab_size: int = 512) -> Config:
     _cut_rotary_factors(small, sizes["head_dim"])
     _clip_special_tokens(small, vocab_size)
     return type(config)(**small)
+
+
+def _shrink_stages(config: Any) -> Any:
+    """Of a model of pictures that halves them from stage to stage: one layer a stage, eight channels a head."""
+    values = {key: value for key, value in config.to_dict().items() if key not in NOT_SHAPE}
+    heads = config.num_attention_heads
+    small = {"depths": [1] * len(heads), "hidden_sizes": [8 * number for number in heads], "decoder_hidden_size": 16}
+    return type(config)(**values | {key: value for key, value in small.items() if key in values})
 
 
 def _layers_to_keep(config: Any) -> list[int]:

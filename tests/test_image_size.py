@@ -75,7 +75,9 @@ def test_what_cannot_be_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
         processor._of_model(recipe("siglip2", 64), CLASSES)
     with pytest.raises(RecipeError, match="no image processor for a model of type llama"):
         processor._of_model(recipe("llama"), CLASSES)
-    with pytest.raises(EnvironmentProblem, match="the image processor cannot be loaded: .*Torchvision"):
+    with pytest.raises(
+        EnvironmentProblem, match="the image processor cannot be loaded: .* library but it was not found"
+    ):
         processor._of_model(recipe("timm_wrapper"), CLASSES)
     assert capfd.readouterr() == ("", "")
 
@@ -91,6 +93,28 @@ def test_a_model_that_takes_no_such_pictures_is_refused_before_it_trains() -> No
         image_size.insist_on_fit(model, processor._of_model(recipe("vit", 20), CLASSES), recipe("vit", 20))
 
 
+def test_a_model_that_normalises_batches_is_tried_with_one_picture() -> None:
+    from transformers import MobileNetV2Config, MobileNetV2ForSemanticSegmentation
+
+    with torch.device("meta"):
+        model = MobileNetV2ForSemanticSegmentation(MobileNetV2Config(depth_multiplier=0.35)).train()
+    image_size.insist_on_fit(model, processor._of_model(recipe("mobilenet_v2", 64), PLACES), recipe("mobilenet_v2"))
+    assert model.training
+
+
 def test_a_feature_extractor_is_that_of_the_type_of_model() -> None:
     used = processor._of_model(recipe("wav2vec2"), Traits("", (), (), (), processor="feature_extractor"))
     assert type(used).__name__ == "Wav2Vec2FeatureExtractor"
+
+
+def test_the_pixels_are_pil_s_even_where_torchvision_is_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    import transformers
+
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(
+        transformers.AutoImageProcessor, "from_pretrained", lambda name, **options: asked.append(options)
+    )
+    pretrained = SimpleNamespace(name_or_path="x", init=None, revision=None, trust_remote_code=False)
+    processor._of_model(SimpleNamespace(**vars(recipe("vit")) | {"model": pretrained}), CLASSES)
+    processor.from_folder(Path("x"), CLASSES)
+    assert [options["backend"] for options in asked] == ["pil", "pil"]

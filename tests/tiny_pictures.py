@@ -1,6 +1,7 @@
 """Pictures, masks and models that are made in a moment: the same bytes every time."""
 
 import io
+import json
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ VIT = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "int
 VIT |= {"image_size": 16, "patch_size": 4, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
 SEGFORMER = {"depths": [1, 1, 1, 1], "hidden_sizes": [8, 16, 16, 32], "num_attention_heads": [1, 1, 2, 2]}
 SEGFORMER |= {"decoder_hidden_size": 16, "drop_path_rate": 0.0, "classifier_dropout_prob": 0.0}
+YOLOS = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+YOLOS |= {"image_size": [32, 48], "patch_size": 16, "num_detection_tokens": 6}
 RESNET = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "layer_type": "basic"}
 
 
@@ -50,18 +53,42 @@ def with_masks(folder: Path, number: int, first: int = 0) -> Path:
     return folder
 
 
+def with_boxes(file: Path, number: int, first: int = 0) -> Path:
+    """A COCO file and pictures beside it: none, one or two bright rectangles each, tall or wide, none as large as the next."""
+    images, annotations = [], []
+    for place in range(first, first + number):
+        height, width = 30 + place % 5, 40 + place % 7
+        pixels = noise(place, height, width)
+        for side in range(place % 3):
+            x, y, w, h = 3 + 18 * side, 2 + place % 8, *((8, 18 - place % 3) if (place + side) % 2 else (17, 9))
+            pixels[y : y + h, x : x + w] += 150
+            annotations.append({"image_id": place, "category_id": w > h, "bbox": [x, y, w, h], "id": len(annotations)})
+        images.append({"id": place, "file_name": f"{place:02}.png", "width": width, "height": height})
+        file.parent.mkdir(parents=True, exist_ok=True)
+        (file.parent / f"{place:02}.png").write_bytes(png(pixels.astype(np.uint8)))
+    categories = [{"id": 0, "name": "tall"}, {"id": 1, "name": "wide"}]
+    file.write_text(json.dumps({"images": images, "annotations": annotations, "categories": categories}))
+    return file
+
+
 def save(model_class: str, config: Any, folder: Path, **size: Any) -> Path:
     """A model with weights by chance, and the processor of its kind."""
     import torch
     import transformers
-    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 
     with torch.random.fork_rng():
         torch.manual_seed(0)
         getattr(transformers, model_class)(config).save_pretrained(folder)
-    name = IMAGE_PROCESSOR_MAPPING_NAMES[config.model_type]["pil"]
-    getattr(transformers, name)(size=size).save_pretrained(folder)
+    save_processor(config.model_type, folder, size=size)
     return folder
+
+
+def save_processor(model_type: str, folder: Path, **options: Any) -> None:
+    import transformers
+    from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+
+    name = IMAGE_PROCESSOR_MAPPING_NAMES[model_type]["pil"]
+    getattr(transformers, name)(**options).save_pretrained(folder)
 
 
 def save_vit(folder: Path) -> Path:
@@ -74,3 +101,9 @@ def save_segformer(folder: Path) -> Path:
     from transformers import SegformerConfig
 
     return save("SegformerModel", SegformerConfig(**SEGFORMER), folder, height=32, width=48)
+
+
+def save_yolos(folder: Path) -> Path:
+    from transformers import YolosConfig
+
+    return save("YolosModel", YolosConfig(**YOLOS), folder, height=32, width=48)

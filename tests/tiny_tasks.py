@@ -52,6 +52,13 @@ def _semantic_segmentation(folder: Path) -> str:
     return IMAGES + "loss: {dice_weight: 0.5}\n"
 
 
+def _object_detection(folder: Path) -> str:
+    tiny_pictures.save_yolos(folder / "model")
+    tiny_pictures.with_boxes(folder / "train" / "boxes.json", 22)
+    tiny_pictures.with_boxes(folder / "eval" / "boxes.json", 5, 22)
+    return IMAGES.replace("path: train", "path: train/boxes.json").replace("path: eval", "path: eval/boxes.json")
+
+
 def _audio_classification(folder: Path) -> str:
     tiny_sounds.save_ast(folder / "model")  # the kind that ZeRO-3 can load
     tiny_sounds.in_folders(folder / "train", 22)
@@ -142,6 +149,7 @@ MAKERS: dict[str, Callable[[Path], str]] = {
     "question_answering": tiny_encoder.question_answering,
     "image_classification": _image_classification,
     "semantic_segmentation": _semantic_segmentation,
+    "object_detection": _object_detection,
     "audio_classification": _audio_classification,
     "seq2seq_lm": _seq2seq_lm,
 }

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from threading import Lock
 from typing import Any
 
 from launcher.data.labels import Labels
@@ -22,9 +23,11 @@ class Tools:
     labels: Labels | None = None
     labelled: bool = True
     memory: dict[str, Any] = field(default_factory=dict)  # what a task must know of the rows before
+    _lock: Any = field(default_factory=Lock, repr=False, compare=False)
 
     def count(self, name: str, number: int = 1) -> None:
-        self.counts[name] = self.counts.get(name, 0) + number
+        with self._lock:  # pictures and sounds are read on several threads
+            self.counts[name] = self.counts.get(name, 0) + number
 
 
 @dataclass(frozen=True)

@@ -104,12 +104,15 @@ class Engine:
         torch.manual_seed(int(state[0]) << 32 | int(state[1]))
 
     def forward_backward(self, batch: Mapping[str, Tensor], counts: Mapping[str, float], last: bool) -> Loss:
-        """Gradients of `sum over terms of weight * sum / global count`, exchanged between ranks if `last` of the step."""
+        """Gradients of `sum over terms of weight * sum / global count`, exchanged between ranks if `last` of the step.
+
+        A count may be a sum of weights below 1. A count of zero has a sum of zero.
+        """
         with nullcontext() if last else self._strategy.no_sync():
             loss: Loss = self._wrapped(**self.to_device(batch), counts=self.objective.counts(batch))
-            # Gradients are averaged over ranks; the factor makes it a sum. A count of zero has a sum of zero.
+            # Gradients are averaged over ranks; the factor makes it a sum.
             total = sum(
-                weight * value * (self.world_size / max(counts[name], 1))
+                weight * value * (self.world_size / (counts[name] or 1))
                 for name, (value, _, weight) in loss.terms.items()
             )
             self._strategy.backward(total, last)

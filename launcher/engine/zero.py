@@ -44,6 +44,7 @@ class Zero:
         self.loss_scale: ZeroLossScale | None = None
         self._autocasts = plan.precision in HALF and not self._enabled("bf16")
         self._rendezvous = _set_environment(plan.device)
+        self._linear = nn.functional.linear  # ZeRO-3 puts its own in place, for good
         # On a CPU, Accelerate sees a single process unless the backend is asked for.
         backend = "gloo" if plan.device == "cpu" else "nccl"
         self.accelerator = Accelerator(
@@ -202,6 +203,7 @@ class Zero:
         from deepspeed.runtime import torch_autocast
         from deepspeed.utils import groups
 
+        nn.functional.linear = self._linear
         if hasattr(self, "_wrapped"):
             self._wrapped.destroy()
             del self._wrapped, self._sharded

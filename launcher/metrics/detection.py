@@ -116,3 +116,33 @@ def _number_of_boxes(entries: list[Boxes], classes: int) -> NDArray[np.int64]:
 
 def _is_finite(entry: Boxes) -> bool:
     return all(np.isfinite(np.asarray(entry[name], np.float64)).all() for name in ("boxes", "scores"))
+
+
+# --- a single picture -------------------------------------------------------------------------------------------------
+
+
+def hits(predicted: Boxes, references: Boxes, least_iou: float = 0.5) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+    """Which predicted boxes stand for a reference box of their class, and which reference boxes are stood for.
+
+    As COCO pairs them: the surest chooses first, the one that it overlaps with most.
+    """
+    found, taken = np.zeros(len(predicted["labels"]), bool), np.zeros(len(references["labels"]), bool)
+    overlaps = ious(predicted["boxes"], references["boxes"])
+    overlaps[np.asarray(predicted["labels"])[:, None] != np.asarray(references["labels"])[None, :]] = 0
+    for place in np.argsort(-np.asarray(predicted["scores"], np.float64), kind="stable"):
+        left = np.where(taken, 0, overlaps[place])
+        if left.size and left.max() >= least_iou:
+            found[place] = taken[left.argmax()] = True
+    return found, taken
+
+
+def ious(a: Any, b: Any) -> NDArray[np.float64]:
+    """(n, m) intersection over union of boxes (n, 4) and (m, 4) x1, y1, x2, y2."""
+    first, second = (np.asarray(boxes, np.float64).reshape(-1, 4) for boxes in (a, b))
+    low = np.maximum(first[:, None, :2], second[None, :, :2])
+    high = np.minimum(first[:, None, 2:], second[None, :, 2:])
+    both = np.maximum(high - low, 0).prod(-1)
+    areas = [np.maximum(boxes[:, 2:] - boxes[:, :2], 0).prod(-1) for boxes in (first, second)]
+    union = areas[0][:, None] + areas[1][None, :] - both
+    shares: NDArray[np.float64] = np.divide(both, union, out=np.zeros_like(both), where=union > 0)
+    return shares

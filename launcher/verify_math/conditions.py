@@ -104,5 +104,5 @@ def _depends_on_seed(run: Run, micro_batches: MicroBatches) -> bool:
     for number in (0, 1):
         run.engine.seed(0, number)
         terms = run.engine.evaluate(micro_batches[0][1]).terms.values()
-        losses.append(sum(weight * float(value) / max(float(count), 1) for value, count, weight in terms))
+        losses.append(sum(weight * float(value) / (float(count) or 1) for value, count, weight in terms))
     return abs(losses[0] - losses[1]) > 1e-5 * abs(losses[0])

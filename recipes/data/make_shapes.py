@@ -21,17 +21,16 @@ FOLDER = Path(__file__).parent
 
 
 def ground(chance: np.random.Generator) -> Image.Image:
-    """A smooth change from one dark colour to another."""
-    corners = chance.integers(20, 110, (2, 2, 3), dtype=np.uint8)
-    return Image.fromarray(corners).resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    """A dark colour."""
+    return Image.new("RGB", (SIDE, SIDE), tuple(map(int, chance.integers(0, 90, 3))))
 
 
 def outline(kind: str, chance: np.random.Generator, least: int, most: int) -> tuple[list[tuple[float, float]], Any]:
-    """Corners of a polygon that lies inside the picture, turned by chance, and a bright colour."""
+    """Corners of a polygon that lies inside the picture, turned by up to 15 degrees, and a bright colour."""
     radius = chance.integers(least, most + 1)
     centre = chance.integers(radius + 1, SIDE - radius - 1, 2)
-    number = {"circle": 40, "square": 4, "triangle": 3}[kind]
-    angles = chance.uniform(0, 2 * np.pi) + np.arange(number) * 2 * np.pi / number
+    number, first = {"circle": (40, 0.0), "square": (4, np.pi / 4), "triangle": (3, -np.pi / 2)}[kind]
+    angles = first + chance.uniform(-1, 1) * np.pi / 12 + np.arange(number) * 2 * np.pi / number
     corners = [(float(centre[0] + radius * np.cos(a)), float(centre[1] + radius * np.sin(a))) for a in angles]
     return corners, tuple(map(int, chance.integers(130, 256, 3)))
 
@@ -77,7 +76,7 @@ def write(name: str, rows: list[dict[str, Any]]) -> None:
 
 
 if __name__ == "__main__":
-    for part, seed, number in (("train", 0, 72), ("eval", 1, 24)):
+    for part, seed, shapes, scenes in (("train", 0, 300, 160), ("eval", 1, 60, 40)):
         chance = np.random.default_rng(seed)
-        write(f"shapes_{part}", [shape(index, chance) for index in range(number)])
-        write(f"scenes_{part}", [scene(chance) for _ in range(number)])
+        write(f"shapes_{part}", [shape(index, chance) for index in range(shapes)])
+        write(f"scenes_{part}", [scene(chance) for _ in range(scenes)])

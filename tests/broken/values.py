@@ -176,7 +176,12 @@ CASES = [
         "optimizer.eps is written with dots on the command line only; here write optimizer: {eps: ...}",
     ),
     Case("no value", GOOD + "seed:\n", "5:6", "seed: must be a whole number of at least 0, not null"),
-    Case("missing task", GOOD.replace("task: causal_lm\n", ""), "1:1", "task: is missing; available: causal_lm"),
+    Case(
+        "missing task",
+        GOOD.replace("task: causal_lm\n", ""),
+        "1:1",
+        "task: is missing; available: audio_classification, causal_lm, image",
+    ),
     Case("missing path", training_on("{weight: 1}"), "4:16", "data.train.0.path: is missing"),
     # ranges and choices
     Case(

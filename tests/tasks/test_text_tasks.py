@@ -124,7 +124,7 @@ ROWS = [{"text": "the cat", "label": "a"}, {"text": "a dog", "label": "b"}, {"te
 @pytest.mark.parametrize(
     ("rows", "words", "says"),
     [
-        (ROWS[1:], [], "the labels b, and at least two"),
+        (ROWS[1:], [], "the labels b, and at least 2"),
         (ROWS, [], r"eval.csv:2: the label '\w+' is none of the training data"),
         (ROWS, ["data.labels=[a, c]"], r"train.csv:3: the label 'b' is none of data.labels"),
         ([*ROWS, {"text": "red", "label": " "}], [], r"train.csv:5: column 'label' is empty"),
