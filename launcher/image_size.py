@@ -11,7 +11,6 @@
 from typing import Any
 
 from launcher import model_init
-from launcher.data import pictures
 from launcher.errors import RecipeError
 from launcher.recipe import Recipe
 from launcher.task import Traits
@@ -66,25 +65,3 @@ def _changes(
 
 def _uncropped(crops: bool, traits: Traits) -> dict[str, Any]:
     return {"do_center_crop": False} if crops and not traits.crops_pictures else {}
-
-
-def insist_on_fit(model: Any, processor: Any, recipe: Recipe) -> None:
-    """RecipeError where a model refuses pictures of the size that the processor makes. `model`: on the meta device."""
-    import torch
-
-    was_training = model.training
-    model.eval()  # one picture may be too few to normalise a batch of
-    try:
-        with torch.no_grad(), torch.device("meta"):
-            model(pixel_values=torch.empty(1, *pictures.seen(pictures.black(), processor).shape))
-    except ValueError as error:
-        said = str(error).strip().splitlines()[0]
-        raise RecipeError(
-            f"data.image_size: {type(model).__name__} does not take the pictures that its processor makes: {said}",
-            where=recipe.origin("data.image_size"),
-            fix="set data.image_size to what the model was made for",
-        ) from error
-    except (NotImplementedError, RuntimeError):  # what the meta device cannot do says nothing about the size
-        return
-    finally:
-        model.train(was_training)

@@ -17,12 +17,12 @@ from launcher import (
     activations,
     batch_norm,
     chance,
-    image_size,
     inventory,
     model_init,
     new_head,
     quantize,
     quantized_layers,
+    shape_trial,
     shipped,
     token_rows,
 )
@@ -132,8 +132,8 @@ def facts(
         stored = inventory.stored(model, layout)
         model = adapter.apply(model, recipe.adapter)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    if processor is not None and task.TRAITS.processor == "image_processor":
-        image_size.insist_on_fit(base, processor, recipe)
+    sees = processor is not None and task.TRAITS.processor == "image_processor"
+    unused = shape_trial.unused(base, processor, recipe, task.TRAITS) if sees else None
     loss = task.objective.plan_loss(base, recipe.loss, recipe.method)
     text_config = config.get_text_config()
     return ModelFacts(
@@ -156,6 +156,7 @@ def facts(
         attention=recipe.model.attn_implementation or base.config._attn_implementation,
         recomputable_layers=len(activations.layers(base)) if base.supports_gradient_checkpointing else 0,
         head=base.head_modules,
+        unused=unused,
         has_batch_norm=bool(batch_norm.trained(model)),
     )
 

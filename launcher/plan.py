@@ -71,6 +71,7 @@ class Plan:
     parameters: int | None
     trainable_parameters: int | None
     modules_to_save: tuple[str, ...]
+    unused_parameters: int | None
     weight_bytes_per_rank: int | None
     gradient_bytes_per_rank: int | None
     optimizer_bytes_per_rank: int | None
@@ -124,6 +125,7 @@ def make(recipe: Recipe, world: World, facts: ModelFacts | None, order: OrderOf 
     _refuse_combination(notes, recipe, facts)
     rhythm.derive(notes, recipe, order, data_note)
     memory.derive(notes, recipe, facts, world.memory_bytes)
+    _unused(notes, facts)
     _sameness(notes, facts)
     return Plan(**notes.values, origins=notes.origins)
 
@@ -193,6 +195,15 @@ def _refuse_combination(notes: Notes, recipe: Recipe, facts: ModelFacts | None) 
             where=recipe.origin("distributed.strategy"),
             fix="use zero2",
         )
+
+
+def _unused(notes: Notes, facts: ModelFacts | None) -> None:
+    """Trained tensors that get no gradient, for which ddp would wait."""
+    if facts is None or facts.unused is None:
+        notes.put("unused_parameters", None, "looked for in models of pictures")
+        return
+    first = f"{facts.unused[0]} for one" if facts.unused else "the outputs depend on all that is trained"
+    notes.put("unused_parameters", len(facts.unused), f"found on the shapes: {first}")
 
 
 def _sameness(notes: Notes, facts: ModelFacts | None) -> None:

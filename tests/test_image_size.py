@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from tiny_pictures import VIT
 
-from launcher import image_size, processor
+from launcher import processor, shape_trial
 from launcher.data import pictures
 from launcher.errors import EnvironmentProblem, RecipeError
 from launcher.task import Traits
@@ -82,24 +82,34 @@ def test_what_cannot_be_is_refused(capfd: pytest.CaptureFixture[str]) -> None:
     assert capfd.readouterr() == ("", "")
 
 
+def tried(model_class: str, config: Any, used: Any) -> Any:
+    import transformers
+
+    with torch.device("meta"):
+        model = getattr(transformers, model_class)(config).train()
+    found = shape_trial.unused(model, used, recipe(config.model_type), Traits("", (), (), ()))
+    assert model.training and all(weight.grad is None for weight in model.parameters())
+    return found
+
+
 def test_a_model_that_takes_no_such_pictures_is_refused_before_it_trains() -> None:
-    from transformers import ViTConfig, ViTForImageClassification
+    from transformers import ViTConfig
 
-    with torch.device("meta"):
-        model = ViTForImageClassification(ViTConfig(**VIT))
+    config = ViTConfig(**VIT)
     for size in (16, None):
-        image_size.insist_on_fit(model, processor._of_model(recipe("vit", size, image_size=16), CLASSES), recipe("vit"))
+        used = processor._of_model(recipe("vit", size, image_size=16), CLASSES)
+        assert tried("ViTForImageClassification", config, used) == ()
     with pytest.raises(RecipeError, match=r"recipe:data.image_size: .*Input image size \(20\*20\) doesn't match"):
-        image_size.insist_on_fit(model, processor._of_model(recipe("vit", 20), CLASSES), recipe("vit", 20))
+        tried("ViTForImageClassification", config, processor._of_model(recipe("vit", 20), CLASSES))
 
 
-def test_a_model_that_normalises_batches_is_tried_with_one_picture() -> None:
-    from transformers import MobileNetV2Config, MobileNetV2ForSemanticSegmentation
+def test_weights_that_nothing_depends_on_are_found() -> None:
+    """One picture of this size is also a single value to normalise."""
+    from transformers import MobileNetV2Config
 
-    with torch.device("meta"):
-        model = MobileNetV2ForSemanticSegmentation(MobileNetV2Config(depth_multiplier=0.35)).train()
-    image_size.insist_on_fit(model, processor._of_model(recipe("mobilenet_v2", 64), PLACES), recipe("mobilenet_v2"))
-    assert model.training
+    used = processor._of_model(recipe("mobilenet_v2", 64), PLACES)
+    found = tried("MobileNetV2ForSemanticSegmentation", MobileNetV2Config(depth_multiplier=0.35), used)
+    assert found and all(name.startswith("mobilenet_v2.conv_1x1.") for name in found)
 
 
 def test_a_feature_extractor_is_that_of_the_type_of_model() -> None:

@@ -58,6 +58,7 @@ LAYERS = [
         "model",
         "model_init",
         "image_size",
+        "shape_trial",
         "batch_norm",
         "new_head",
         "processor",

@@ -36,7 +36,11 @@ class Replicated:
             gradient_accumulation_steps=1,
             kwargs_handlers=[
                 InitProcessGroupKwargs(timeout=timedelta(minutes=plan.timeout_minutes)),
-                DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True),
+                DistributedDataParallelKwargs(
+                    broadcast_buffers=False,
+                    gradient_as_bucket_view=True,
+                    find_unused_parameters=bool(plan.unused_parameters),
+                ),
             ],
         )
         self.loss_scale = LossScale(self.accelerator.device, plan.world_size) if plan.precision == "fp16" else None

@@ -333,6 +333,7 @@ def test_the_export_of_an_adapter_answers_as_the_run_did(tmp_path: Path, capsys)
 
 
 def test_a_row_without_a_target_is_predicted_and_one_without_a_source_is_named(folders: dict[str, Path]) -> None:
-    given = context(folders)
+    given = context(folders, source_prefix="x: ")
     found = answers.questions([("a:1", {"source": "ab"}), ("a:2", {"source": " "})], given)
-    assert [(question.shown, question.where) for question in found] == [("ab", "a:1")]
+    assert found == [Question("ab", "x: ab", "", "a:1")]
+    assert answers.ask("ab", {}, given).prompt == "x: ab"
