@@ -6,6 +6,25 @@ from pydantic import AfterValidator, Field
 
 from launcher.section import Section, freeze
 
+# Of rows with one label, or with several (subset_accuracy and what follows; see launcher.metrics.classification).
+LABEL_METRICS = (
+    "loss",
+    "accuracy",
+    "top5_accuracy",
+    "f1_macro",
+    "f1_micro",
+    "f1_weighted",
+    "precision_macro",
+    "recall_macro",
+    "auroc",
+    "mcc",
+    "subset_accuracy",
+    "hamming_loss",
+    "precision_micro",
+    "recall_micro",
+)
+USUAL_LABEL_METRICS = ("loss", "accuracy", "subset_accuracy", "f1_macro", "f1_micro")  # those that the rows can have
+
 Weights = Annotated[dict[str, Annotated[float, Field(gt=0)]], AfterValidator(freeze)]
 
 
