@@ -55,7 +55,7 @@ def test_metrics_are_called_by_the_names_of_the_field(metric, title):
 
 
 @pytest.mark.parametrize(
-    ("unit", "shown"), [("tokens", "6.4k tokens"), ("images", "6.4k images"), ("seconds", "1 h 46 min of sound")]
+    ("unit", "shown"), [("tokens", "6.4k tokens"), ("images", "6.4k images"), ("clips", "6.4k clips")]
 )
 def test_what_a_run_counts_is_shown_in_its_own_unit(tmp_path, unit, shown):
     page = page_of(make_run(tmp_path / "run", metrics=fake_evaluations.lines({"eval/loss": (2.0, 1.0)}, unit)))
@@ -66,18 +66,18 @@ def test_what_a_run_counts_is_shown_in_its_own_unit(tmp_path, unit, shown):
 
 
 def test_the_list_of_runs_counts_in_the_unit_of_each(tmp_path, capsys):
-    for unit in ("tokens", "images", "seconds"):
+    for unit in ("tokens", "images", "clips"):
         make_run(tmp_path / unit, metrics=fake_evaluations.lines({"eval/loss": (2.0, 1.0)}, unit))
     make_run(tmp_path / "nothing", metrics=None)
     runs.run(argparse.Namespace(root=str(tmp_path), json=False))
     listed = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
     assert " 6.4k tokens " in listed["tokens"] and " 6.4k images " in listed["images"]
-    assert " 1 h 46 min of sound " in listed["seconds"]
+    assert " 6.4k clips " in listed["clips"]
     runs.run(argparse.Namespace(root=str(tmp_path), json=True))
     found = {run["path"].rpartition("/")[2]: (run["seen"], run["unit"]) for run in json.loads(capsys.readouterr().out)}
     assert found == {
         "tokens": (6400, "tokens"),
         "images": (6400, "images"),
-        "seconds": (6400, "seconds"),
+        "clips": (6400, "clips"),
         "nothing": (None, None),
     }

@@ -11,7 +11,7 @@ from launcher.report.words import is_number
 from launcher.run_folder import MEANING_OF_EXIT_CODE, RunFolder, kind_of, state_of_exit_code
 
 LATEST_TIME = 1e11  # unix seconds; beyond it no calendar goes
-UNITS = ("tokens", "images", "seconds")  # what a line of metrics counts, by the kind of data
+UNITS = ("tokens", "images", "clips")  # what a line of metrics counts, by the kind of data
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Goal:
 class Facts:
     """Times are unix seconds, `seconds` is the time that processes worked, without the gaps between attempts.
 
-    `seen` counts what was trained on in `unit`: tokens, images, or seconds of sound.
+    `seen` counts what was trained on in `unit`: tokens, images, or clips of sound.
     """
 
     name: str

@@ -18,7 +18,6 @@ TITLES = {
     "map": "mAP 50:95",
     "ap": "AP 50:95",
     "grad_norm": "Gradient norm",
-    "seconds_per_second": "Seconds of sound per second",
 }
 NOTHING = "–"
 
@@ -92,8 +91,8 @@ def title_of(metric: str) -> str:
 
 
 def amount(value: float, unit: str) -> str:
-    """How much a run has seen: 41k images; seconds are seconds of sound."""
-    return f"{duration(value)} of sound" if unit == "seconds" else f"{short(value)} {unit}"
+    """How much a run has seen: 41k images."""
+    return f"{short(value)} {unit}"
 
 
 def said(value: Any) -> str:
