@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from launcher import checkpoint, dequantize, proof, tensor_files, token_rows
 from launcher.errors import CheckpointError, RecipeError, StorageError
 from launcher.model import DTYPES
+from launcher.objectives.inputs import in_type_of
 
 # Logits may differ from the live model's by this share of the largest logit. Unmerged tensors are bit-equal, so only the order of
 # additions can differ; merging rounds W + BA once to the type of W. A quantised base computes in a type of its own.
@@ -97,12 +98,13 @@ def _cast(model: Any, wanted: Wanted) -> None:
 
 
 def reference(model: Any, task: ModuleType, held_out: dict[str, Any]) -> tuple[Tensors, Tensors]:
-    """Inputs by name, and the model's outputs on them, in fp32."""
+    """Inputs by name, and the model's outputs on them in fp32."""
     model.eval()
     traits = task.TRAITS
     inputs = {name: tensor.to(model.device) for name, tensor in held_out.items() if name not in traits.target_names}
     if traits.unit == "tokens":
         inputs = {name: tensor[:, :REFERENCE_TOKENS] for name, tensor in inputs.items()}
+    inputs = in_type_of(model, inputs)
     with torch.no_grad():
         said = model(**inputs)
     return inputs, {name: said[name].float() for name in traits.output_names}

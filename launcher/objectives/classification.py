@@ -12,6 +12,7 @@ from launcher.data.context import Context
 from launcher.data.labels import Labels
 from launcher.errors import RecipeError
 from launcher.losses import IGNORED, Loss
+from launcher.objectives.inputs import in_type_of
 from launcher.objectives.options import Classification
 from launcher.suggest import did_you_mean
 from launcher.task import LossPlan
@@ -28,7 +29,7 @@ def plan_loss(model: Any, options: Classification, method: str) -> LossPlan:
 
 def logits_of(model: Any, inputs: dict[str, Tensor]) -> Tensor:
     """(rows, labels)"""
-    logits: Tensor = model(**inputs).logits
+    logits: Tensor = model(**in_type_of(model, inputs)).logits
     return logits
 
 

@@ -208,6 +208,16 @@ def test_predictions_are_the_pipeline_s_on_the_export(trained: Path, tmp_path: P
         assert one["scores"] == pytest.approx({each["label"]: each["score"] for each in wanted}, abs=1e-4)
 
 
+@pytest.mark.parametrize("words", [["model.dtype=bf16", "training.precision=auto"], ["export.dtype=bf16"]])
+def test_weights_of_16_bits_are_trained_and_exported(like_base: Path, tmp_path: Path, words: list[str], capsys) -> None:
+    from launcher.__main__ import main
+
+    words = [f"model.name_or_path={like_base.parent / 'base'}", "training.max_steps=1", "export.verify=true", *words]
+    assert tiny.train(like_base, f"output_dir={tmp_path / 'run'}", *words) == 0
+    clip = next((like_base.parent / "eval").rglob("*.wav"))
+    assert main(["predict", str(tmp_path / "run"), str(clip)]) == 0
+
+
 def test_the_evaluation_names_the_clips_that_were_wrong(trained: Path) -> None:
     details = json.loads((trained / "evaluation.json").read_text())
     assert details["confusion_matrix"]["labels"] == ["high", "low", "middle"]

@@ -75,7 +75,6 @@ def hears_padding(model: Any, extractor: Any) -> bool:
 def _difference(model: Any, both: dict[str, Tensor]) -> float:
     """Of the logits of the first sound, beside the second and alone, relative to the largest."""
     inputs = {name: tensor.to(model.device) for name, tensor in both.items()}
-    inputs = {name: tensor.to(model.dtype) if tensor.is_floating_point() else tensor for name, tensor in inputs.items()}
     lengths = inputs.pop("lengths")
     with in_eval_mode(model):
         together = classification.logits_of(model, inputs)[0].float()
