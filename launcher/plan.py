@@ -141,11 +141,13 @@ def _rows(notes: Notes, recipe: Recipe, traits: Traits, facts: ModelFacts | None
         return
     notes.take("max_length", "data.max_length", recipe.data.max_length)
     limit = facts.max_positions if facts else None
-    if limit is not None and recipe.data.max_length > limit:
-        raise RecipeError(
-            f"data.max_length: {recipe.data.max_length} is more than the {limit} positions of the model",
-            where=recipe.origin("data.max_length"),
-        )
+    for key in ("max_length", "max_target_length"):
+        asked = getattr(recipe.data, key) if key in traits.data_keys else 0
+        if limit is not None and asked > limit:
+            raise RecipeError(
+                f"data.{key}: {asked} is more than the {limit} positions of the model",
+                where=recipe.origin(f"data.{key}"),
+            )
 
 
 def _identity(notes: Notes, recipe: Recipe) -> None:

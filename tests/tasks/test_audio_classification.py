@@ -158,7 +158,7 @@ def like_base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def trained(like_base: Path) -> Path:
     run = like_base.parent / "run"
     words = [f"model.name_or_path={like_base.parent / 'base'}", f"output_dir={run}", *LIKE_BASE]
-    assert tiny.train(like_base, *words, "export.verify=true") == 0
+    assert tiny.train(like_base, *words) == 0
     return run
 
 
@@ -208,6 +208,7 @@ def test_predictions_are_the_pipeline_s_on_the_export(trained: Path, tmp_path: P
         assert one["scores"] == pytest.approx({each["label"]: each["score"] for each in wanted}, abs=1e-4)
 
 
+@pytest.mark.usefixtures("proof_in_this_process")
 @pytest.mark.parametrize("words", [["model.dtype=bf16", "training.precision=auto"], ["export.dtype=bf16"]])
 def test_weights_of_16_bits_are_trained_and_exported(like_base: Path, tmp_path: Path, words: list[str], capsys) -> None:
     from launcher.__main__ import main

@@ -253,6 +253,18 @@ def test_beams_are_refused_where_nothing_is_generated(tmp_path: Path) -> None:
         recipe.load(path, ["evaluation.num_beams=2"])
 
 
+@pytest.mark.parametrize("key", ["max_length", "max_target_length"])
+def test_rows_longer_than_the_model_has_positions_for_are_refused(
+    folders: dict[str, Path], tmp_path: Path, key: str, capsys
+) -> None:
+    path = tiny_tasks.make("seq2seq_lm", tmp_path)
+    assert (
+        tiny.train(path, f"model.name_or_path={folders['bart']}", f"data.{key}=65", f"output_dir={tmp_path / 'run'}")
+        == 89
+    )
+    assert f"data.{key}: 65 is more than the 64 positions" in capsys.readouterr().err
+
+
 def adapted(path: Path, *words: str) -> tuple[Any, int]:
     """A model with LoRA and one new token, and the number of that token."""
     loaded = recipe.load(path, ["method=lora", "adapter={r: 2}", "tokenizer.add_tokens=[NEW]", *words])
