@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -153,7 +154,11 @@ def gpu_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(str(SCRIPT.parent))
 
 
-def _is_alive(pid: int) -> bool:
-    """A zombie whose parent is gone counts as dead."""
-    status = Path(f"/proc/{pid}/status")
-    return status.exists() and "State:\tZ" not in status.read_text()
+def _is_alive(pid: int, seconds: float = 10) -> bool:
+    """Whether it lives on: one that was killed is given time to end. A zombie whose parent is gone counts as dead."""
+    status, deadline = Path(f"/proc/{pid}/status"), time.monotonic() + seconds
+    while alive := status.exists() and "State:\tZ" not in status.read_text():
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.05)
+    return alive
