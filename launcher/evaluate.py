@@ -76,11 +76,8 @@ class Exam:
 
 def _examples(recipe: Recipe, task: Any) -> Iterator[tuple[str, Any]]:
     """(where, example) to make questions of. What cannot be used was named when the rows were prepared."""
-
-    def leave_out(error: DataError) -> None:
-        pass
-
-    spoiled = leave_out if recipe.data.on_error == "skip" else None
+    left_out: list[DataError] = []
+    spoiled = left_out.append if recipe.data.on_error == "skip" else None
     for source in recipe.data.eval or recipe.data.train:
         yield from sources.examples(source, task.TRAITS.formats, spoiled)
 

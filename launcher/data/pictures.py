@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from xxhash import xxh3_128_hexdigest
 
+from launcher.data import media_rows
+from launcher.data.media_rows import kinds as kinds
 from launcher.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
@@ -25,17 +26,10 @@ MEND = "mend or remove the picture, or set data.on_error: skip"
 SIXTEEN_BITS = ("I;16", "I;16L", "I;16B", "I;16N", "I")
 
 
-def kinds(name: str) -> dict[str, str]:
-    """Columns of prepared rows that hold the picture `name`: its path, or its bytes where it has none, and their digest."""
-    return {name: "text", f"{name}_bytes": "bytes", f"{name}_digest": "text"}
-
-
 def first_read(name: str, source: str | bytes, where: str) -> tuple[dict[str, Any], "Image"]:
     """The columns of `kinds` for a picture, and the picture as it is in the file. DataError for one that cannot be read."""
-    inside = isinstance(source, bytes)
-    content = _content(source, where)
-    values = ("" if inside else source, source if inside else b"", xxh3_128_hexdigest(content))
-    return dict(zip(kinds(name), values, strict=True)), decoded(content, where)
+    columns, content = media_rows.first_read(name, source, "picture", where)
+    return columns, decoded(content, where)
 
 
 def read(row: Mapping[str, Any], name: str = "image") -> "Image":
@@ -45,11 +39,7 @@ def read(row: Mapping[str, Any], name: str = "image") -> "Image":
 
 def stored(row: Mapping[str, Any], name: str) -> "Image":
     """The picture of a prepared row as it is in the file, upright."""
-    where = row[name] or row["where"]
-    content = _content(row[name] or row[f"{name}_bytes"], where)
-    if xxh3_128_hexdigest(content) != row[f"{name}_digest"]:
-        raise DataError("the picture has changed since the data was prepared", where=where, fix="start again")
-    return decoded(content, where)
+    return decoded(*media_rows.read(row, name, "picture"))
 
 
 def decoded(content: bytes, where: str) -> "Image":
@@ -144,17 +134,6 @@ def file_name(row: Mapping[str, Any]) -> str:
 def name(row: Mapping[str, Any]) -> str:
     """The picture's file, or where it stands in a file of many."""
     return str(row["image"] or row["where"])
-
-
-def _content(source: str | bytes, where: str) -> bytes:
-    if isinstance(source, bytes):
-        return source
-    try:
-        return Path(source).read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"the picture cannot be read: {error.strerror}", where=where or source, fix="put the file there"
-        ) from error
 
 
 def _header(content: bytes, where: str) -> "Image":

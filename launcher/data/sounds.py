@@ -6,28 +6,25 @@ one that has changed since is an error.
 
 import io
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from xxhash import xxh3_128_hexdigest
 
+from launcher.data import media_rows
 from launcher.errors import DataError, RecipeError
 
 # A shorter clip is followed by silence: wav2vec2 needs 25 ms for a single frame, and 0.21 s for the ten that it masks at a time.
 SHORTEST_SECONDS = 0.25
 MEND = "mend or remove the sound, or set data.on_error: skip"
-KINDS = {"audio": "text", "audio_bytes": "bytes", "audio_digest": "text", "samples": "int"}  # columns of prepared rows
+KINDS = {**media_rows.kinds("audio"), "samples": "int"}  # columns of prepared rows
 
 
 def first_read(source: str | bytes, rate: int, where: str) -> tuple[dict[str, Any], float]:
     """The columns of `KINDS`, samples counted at `rate` a second, and the seconds. DataError for what cannot be used."""
-    inside = isinstance(source, bytes)
-    content = _content(source, where)
+    columns, content = media_rows.first_read("audio", source, "sound", where)
     sound, own_rate = decoded(content, where)
     seconds = len(sound) / own_rate
-    values = ("" if inside else source, source if inside else b"", xxh3_128_hexdigest(content), round(seconds * rate))
-    return dict(zip(KINDS, values, strict=True)), seconds
+    return {**columns, "samples": round(seconds * rate)}, seconds
 
 
 def read(row: Mapping[str, Any], rate: int, max_seconds: float | None) -> np.ndarray:
@@ -35,11 +32,7 @@ def read(row: Mapping[str, Any], rate: int, max_seconds: float | None) -> np.nda
 
     DataError where it is not what it was when the row was made.
     """
-    where = row["audio"] or row["where"]
-    content = _content(row["audio"] or row["audio_bytes"], where)
-    if xxh3_128_hexdigest(content) != row["audio_digest"]:
-        raise DataError("the sound has changed since the data was prepared", where=where, fix="start again")
-    sound, own_rate = decoded(content, where)
+    sound, own_rate = decoded(*media_rows.read(row, "audio", "sound"))
     return at_rate(sound if max_seconds is None else sound[: round(max_seconds * own_rate)], own_rate, rate)
 
 
@@ -121,14 +114,3 @@ def padded(arrays: Sequence[np.ndarray], extractor: Any) -> np.ndarray:
 def name(row: Mapping[str, Any]) -> str:
     """The sound's file, or where it stands in a file of many."""
     return str(row["audio"] or row["where"])
-
-
-def _content(source: str | bytes, where: str) -> bytes:
-    if isinstance(source, bytes):
-        return source
-    try:
-        return Path(source).read_bytes()
-    except OSError as error:
-        raise DataError(
-            f"the sound cannot be read: {error.strerror}", where=where or source, fix="put the file there"
-        ) from error

@@ -1,6 +1,6 @@
 """Measurements of tasks whose rows have one label or several, whatever a row is: a text, a picture, a sound."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -35,6 +35,14 @@ def measured(
         for index in _worst(scores, references)
     ]
     return Measured({"loss": loss[0] / loss[1], **found.values}, {**found.details, "errors": errors})
+
+
+def all_said(
+    predictions: Sequence[np.ndarray], rows: Sequence[Mapping[str, Any]], context: Context, shown: Show
+) -> Iterator[dict[str, Any]]:
+    """`said` of each row, with the row as people see it."""
+    for prediction, row in zip(predictions, rows, strict=True):
+        yield {"input": shown(row), **said(prediction, context)}
 
 
 def said(scores: np.ndarray, context: Context) -> dict[str, Any]:

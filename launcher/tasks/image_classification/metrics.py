@@ -20,8 +20,7 @@ def said(
     predictions: Sequence[np.ndarray], rows: Sequence[Mapping[str, Any]], context: Context
 ) -> Iterator[dict[str, Any]]:
     """Predictions for people and programs."""
-    for prediction, row in zip(predictions, rows, strict=True):
-        yield {"input": pictures.name(row), **labelled.said(prediction, context)}
+    return labelled.all_said(predictions, rows, context, pictures.name)
 
 
 def drawn(prediction: np.ndarray, row: Mapping[str, Any], context: Context) -> dict[str, Any]:

@@ -20,5 +20,4 @@ def said(
     predictions: Sequence[np.ndarray], rows: Sequence[Mapping[str, Any]], context: Context
 ) -> Iterator[dict[str, Any]]:
     """Predictions for people and programs."""
-    for prediction, row in zip(predictions, rows, strict=True):
-        yield {"input": text_rows.shown(row), **labelled.said(prediction, context)}
+    return labelled.all_said(predictions, rows, context, text_rows.shown)
