@@ -1,4 +1,4 @@
-"""What a run ran on and with: environment.json and the model card of its export."""
+"""What a run ran on and with: environment.json."""
 
 import importlib.metadata
 import os
@@ -50,40 +50,6 @@ def describe(recipe: Recipe, plan: Plan, prepared: Any) -> dict[str, Any]:
         "model": {"name_or_path": recipe.model.name_or_path or "model.init", "digest": _model_digest(recipe)},
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
     }
-
-
-def model_card(recipe: Recipe, plan: Plan, step: int, metrics: dict[str, float], merged: bool) -> str:
-    """README.md of the export, with the front matter that the hub reads."""
-    base = recipe.model.name_or_path
-    is_plain = recipe.method == "full" or merged
-    front = ["---", "library_name: " + ("transformers" if is_plain else "peft")]
-    front += [f"base_model: {base}"] if base and not Path(base).exists() else []
-    front += ["tags:", f"- {recipe.task}", f"- {recipe.method}", "---"]
-    data = "\n".join(
-        f"- {which}: `{Path(s.path).name if Path(s.path).exists() else s.path}`"
-        for which in ("train", "eval")
-        for s in getattr(recipe.data, which)
-    )
-    table = "\n".join(f"| {name} | {value:.6g} |" for name, value in metrics.items())
-    return "\n".join(
-        [
-            *front,
-            f"\n# {recipe.name}\n",
-            f"{plan.model} trained with method `{recipe.method}` for {step} steps of {plan.global_batch_size} rows",
-            f"(base: `{Path(base).name if base and Path(base).exists() else base or 'random weights'}`{_stored(plan)}).",
-            "The update is folded into the weights.\n" if merged and recipe.method != "full" else "",
-            "## Data\n",
-            data,
-            "\n## Metrics\n",
-            "| metric | value |\n| --- | --- |\n" + table if table else f"None were taken at step {step}.",
-            "\n## Recipe\n",
-            f"```yaml\n{recipe.to_yaml()}```\n",
-        ]
-    )
-
-
-def _stored(plan: Plan) -> str:
-    return f", trained beside weights in {plan.quantization}" if plan.quantization else ""
 
 
 def versions() -> dict[str, str]:

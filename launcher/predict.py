@@ -74,8 +74,11 @@ class Predictor:
     how: Generation | None = None
 
     @classmethod
-    def of(cls, export: Path) -> "Predictor":
-        """From the folder of an export; an adapter is put beside its base model."""
+    def of(cls, export: Path, threshold: float | None = None) -> "Predictor":
+        """From the folder of an export; an adapter is put beside its base model.
+
+        `threshold`: of a score, from which a box, or one of several labels, is said (None: 0.5); RecipeError for others.
+        """
         known = _facts(export)
         task = parts.load_whole("tasks", known["task"])
         used = processor.from_folder(export, task.TRAITS)
@@ -89,6 +92,8 @@ class Predictor:
         )
         data = Data.model_validate(freeze(known["data"]))
         context = Context(used, data, processor.pad_token_id(used), labels, (), head)
+        if threshold is not None:
+            context = _with_threshold(threshold, task, context)
         options = task.Config.model_validate(known["loss"])
         objective = task.objective.build(model, options, context).to(device).eval()
         how = Generation(**known["generation"]) if hasattr(task, "answers") else None
@@ -160,6 +165,12 @@ def _facts(export: Path) -> dict[str, Any]:
     return known
 
 
+def _with_threshold(threshold: float, task: ModuleType, context: Context) -> Context:
+    if not getattr(task.metrics, "has_threshold", lambda _: False)(context):
+        raise RecipeError("this model says no scores of which several could count", fix="leave --threshold out")
+    return replace(context, threshold=threshold)
+
+
 def _model(export: Path, task: ModuleType, known: dict[str, Any], device: torch.device) -> Any:
     """As plain transformers loads it; an adapter beside its base, which is quantised as it was for training."""
     auto_class, trust = getattr(transformers, task.TRAITS.auto_class), {"trust_remote_code": known["trust_remote_code"]}
@@ -173,4 +184,6 @@ def _model(export: Path, task: ModuleType, known: dict[str, Any], device: torch.
     base = json.loads((export / "adapter_config.json").read_text())["base_model_name_or_path"]
     expected = {**known, "device": str(device)}
     options = {**proof.head_options(export, expected), **proof.quantized_options(base, expected)}
-    return peft.PeftModel.from_pretrained(auto_class.from_pretrained(base, **trust, **options), export)
+    model = auto_class.from_pretrained(base, **trust, **options)
+    proof.compute_as_trained(model, expected)
+    return peft.PeftModel.from_pretrained(model, export)

@@ -4,7 +4,18 @@ import json
 from pathlib import Path
 from typing import Any
 
-from launcher import environment, evaluation_pictures, export, log, loop, parts, predict, saved_state, unshard
+from launcher import (
+    environment,
+    evaluation_pictures,
+    export,
+    log,
+    loop,
+    model_card,
+    parts,
+    predict,
+    saved_state,
+    unshard,
+)
 from launcher.errors import RecipeErrors
 from launcher.evaluate import Verdict
 from launcher.faults import StopRequest
@@ -67,7 +78,7 @@ def publish(run: Run, model: Any, wanted: export.Wanted) -> None:
     """Export `model`, which `run.verdict` is about; rank zero alone."""
     adapter, used = parts.load("adapters", run.recipe.method), run.prepared.processor
     trained = export.Trained(model, used, run.task, adapter, run.held_out(), predict.facts(run.recipe))
-    card = environment.model_card(run.recipe, run.plan, run.progress.step, run.verdict.metrics, wanted.merge)
+    card = model_card.write(run.recipe, run.plan, model, run.progress.step, run.verdict.metrics, wanted.merge)
     folder, verdict = export.export(trained, run.folder, card, wanted)
     difference = "" if verdict is None else f"{verdict['largest_logit_difference']:.1e}"
     proven = f"proven in a fresh process, largest logit difference {difference}" if verdict else "not verified"

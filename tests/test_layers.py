@@ -87,6 +87,7 @@ LAYERS = [
         "run",
         "restore",
         "story",
+        "model_card",
         "unshard",
         "verify_math",
         "report",

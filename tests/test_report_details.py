@@ -121,15 +121,23 @@ def test_lines_lie_where_their_numbers_say():
     left, top, right, bottom = drawn.frame
     middle = f"{(left + right) / 2:g},{(top + bottom) / 2:g}"
     assert drawn.lines[0].path == f"M{left},{top}L{middle}L{right},{bottom}"
-    assert drawn.lines[1].dot == (left + (right - left) / 4, top + (bottom - top) / 4)
+    assert drawn.lines[1].dots == [(left + (right - left) / 4, top + (bottom - top) / 4)]
     assert [tick.text for tick in drawn.x_ticks] == ["0", "0.2", "0.4", "0.6", "0.8", "1"]
+
+
+def test_points_that_no_line_joins_fill_the_frame():
+    drawn = plane("t", "right", "predicted", [("exact", [(7, 7), (9, 9)]), ("rows", [(7, 8), (8, 9)])], {"rows"})
+    left, top, right, bottom = drawn.frame
+    across, up = (left + right) / 2, (top + bottom) / 2
+    assert drawn.lines[0].path == f"M{left},{bottom}L{right},{top}" and drawn.lines[0].dots == []
+    assert drawn.lines[1].path == "" and drawn.lines[1].dots == [(left, up), (across, top)]
 
 
 def test_values_that_are_not_finite_and_lines_beyond_ten_are_left_out_and_said():
     lines = [(f"line {i}", [(0.0, 0.1), (math.nan, 0.2), (1.0, math.inf)]) for i in range(13)]
     drawn = plane("t", "x", "y", [*lines, ("empty", [])])
     assert len(drawn.lines) == 10 and drawn.notes == ["the first 10 of 13 lines", "empty: no values"]
-    assert all(line.dot for line in drawn.lines)
+    assert all(line.dots for line in drawn.lines)
 
 
 def test_every_line_is_named_in_the_legend(tmp_path):

@@ -19,6 +19,8 @@ logging: {logging_steps: 1, trackers: [jsonl]}
 """
 EVALUATION = {"seq2seq_lm": "metrics: [loss, perplexity, token_accuracy, bleu, chrf, rougeL], max_new_tokens: 12, "}
 
+EXAMPLES = {"token_classification": 7, "question_answering": 7}  # to evaluate; of other tasks 5
+
 
 def make(task: str, folder: Path) -> Path:
     recipe = folder / "tiny.yaml"

@@ -34,7 +34,8 @@ class Tools:
 class Context:
     """`head`: values of the model's configuration that follow from the data: id2label, problem_type...
 
-    `label_counts`: how often each label occurs in the training data.
+    `label_counts`: how often each label occurs in the training data. `threshold`: of a score, from which a box, or one of
+    several labels, is said.
     """
 
     processor: Any
@@ -43,3 +44,4 @@ class Context:
     labels: Labels | None = None
     label_counts: tuple[int, ...] = ()
     head: Mapping[str, Any] = field(default_factory=dict)
+    threshold: float = 0.5

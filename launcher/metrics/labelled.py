@@ -10,7 +10,6 @@ from launcher.data.context import Context
 from launcher.metrics import Measured, classification
 
 ERRORS_SHOWN = 20
-THRESHOLD = 0.5  # a label that is likelier than not is predicted, where a row may have several
 Show = Callable[[Mapping[str, Any]], str]
 Draw = Callable[[Mapping[str, Any]], Any]
 
@@ -28,11 +27,11 @@ def measured(
     assert context.labels is not None
     scores, names = np.stack(predictions), list(context.labels.names)
     references = _references(rows.all("labels"), context)
-    measure = classification.multi_label if _several(context) else classification.single_label
+    measure = classification.multi_label if several(context) else classification.single_label
     found = measure(scores, references, names)
     errors = [
         _error(rows.read(index), scores[index], references[index], context, shown, drawn)
-        for index in _worst(scores, references)
+        for index in _worst(scores, references, context.threshold)
     ]
     return Measured({"loss": loss[0] / loss[1], **found.values}, {**found.details, "errors": errors})
 
@@ -46,17 +45,18 @@ def all_said(
 
 
 def said(scores: np.ndarray, context: Context) -> dict[str, Any]:
-    """A prediction in words: the label with its probability, or all labels that are likelier than not; and every probability."""
+    """A prediction in words: the label with its probability, or all labels above the threshold; and every probability."""
     assert context.labels is not None
     names = context.labels.names
     every = {name: round(float(score), 6) for name, score in zip(names, scores, strict=True)}
-    if _several(context):
-        return {"labels": [name for name, score in every.items() if score > THRESHOLD], "scores": every}
+    if several(context):
+        return {"labels": [name for name, score in every.items() if score > context.threshold], "scores": every}
     best = int(np.argmax(scores))
     return {"label": names[best], "score": every[names[best]], "scores": every}
 
 
-def _several(context: Context) -> bool:
+def several(context: Context) -> bool:
+    """Whether a row may have several labels, or none."""
     return bool(context.head["problem_type"] == "multi_label_classification")
 
 
@@ -64,7 +64,7 @@ def _references(labels: Sequence[Sequence[str]], context: Context) -> np.ndarray
     """Numbers (rows,), or zeros and ones (rows, labels)."""
     assert context.labels is not None
     numbers = context.labels.numbers
-    if not _several(context):
+    if not several(context):
         return np.array([numbers[row[0]] for row in labels])
     found = np.zeros((len(labels), len(numbers)), np.int64)
     for index, row in enumerate(labels):
@@ -72,13 +72,13 @@ def _references(labels: Sequence[Sequence[str]], context: Context) -> np.ndarray
     return found
 
 
-def _worst(scores: np.ndarray, references: np.ndarray) -> list[int]:
+def _worst(scores: np.ndarray, references: np.ndarray, threshold: float) -> list[int]:
     """Rows that are wrong, those with the least probability for what is right first."""
     if references.ndim == 1:
         wrong = scores.argmax(1) != references
         right = scores[np.arange(len(scores)), references]
     else:
-        wrong = ((scores > THRESHOLD) != references).any(1)
+        wrong = ((scores > threshold) != references).any(1)
         right = np.where(references == 1, scores, 1 - scores).min(1)
     order = np.argsort(right, kind="stable")
     return [int(index) for index in order if wrong[index]][:ERRORS_SHOWN]

@@ -1,11 +1,14 @@
 """Regression: how far numbers are off, and how they move together."""
 
 import warnings
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from launcher.metrics import Measured, finite, nothing
+
+MOST_POINTS = 500  # that are drawn
 
 
 def regression(predictions: ArrayLike, references: ArrayLike) -> Measured:
@@ -22,7 +25,16 @@ def regression(predictions: ArrayLike, references: ArrayLike) -> Measured:
     notes: list[str] = []
     with np.errstate(over="ignore", invalid="ignore"):
         values = _errors(predictions, references) | _correlations(predictions, references, notes)
-    return finite(values, {}, notes)
+    return finite(values, {"curves": [_cloud(predictions, references)]}, notes)
+
+
+def _cloud(predictions: NDArray[np.float64], references: NDArray[np.float64]) -> dict[str, Any]:
+    """Predicted over right values of rows that lie evenly among all, and where exact ones would lie."""
+    chosen = np.unique(np.linspace(0, len(references) - 1, MOST_POINTS).round().astype(int))
+    points = [[float(references[i]), float(predictions[i])] for i in chosen]
+    ends = [[end, end] for end in (float(references.min()), float(references.max()))]
+    lines = [{"name": "exact", "points": ends}, {"name": "rows", "points": points, "apart": True}]
+    return {"title": "Predicted over right", "x": "right", "y": "predicted", "lines": lines}
 
 
 def _errors(predictions: NDArray[np.float64], references: NDArray[np.float64]) -> dict[str, float]:

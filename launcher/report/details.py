@@ -56,8 +56,11 @@ class Table(BaseModel):
 
 
 class Line(BaseModel):
+    """`apart`: no line joins the points."""
+
     name: Said = ""
     points: list[tuple[float, float]]
+    apart: bool = False
 
 
 class Curve(BaseModel):
@@ -134,7 +137,14 @@ def details_of(folder: RunFolder) -> Details | None:
         confusion=laid_out(matrix.labels, matrix.counts) if matrix else None,
         table=parts["table"],
         curves=[
-            plane(c.title, c.x, c.y, [(line.name, line.points) for line in c.lines]) for c in parts["curves"] or []
+            plane(
+                c.title,
+                c.x,
+                c.y,
+                [(line.name, line.points) for line in c.lines],
+                {line.name for line in c.lines if line.apart},
+            )
+            for c in parts["curves"] or []
         ],
         errors=_errors(folder, errors) if errors else None,
         pictures=[(embedded(folder.path, picture.file), picture) for picture in parts["pictures"] or []],

@@ -20,6 +20,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--format", help="format of the files (default: found out)")
     parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="rows at once (default: 16)")
+    parser.add_argument(
+        "--threshold",
+        type=_share,
+        metavar="SCORE",
+        help="score from which a box, or one of several labels, is found (default: 0.5)",
+    )
     parser.add_argument("--pictures", type=Path, metavar="FOLDER", help="write pictures with what was found drawn in")
 
 
@@ -30,7 +36,8 @@ def run(args: argparse.Namespace) -> int:
     from launcher.predict import Drawings, Predictor
 
     folder = Path(args.run)
-    predictor = Predictor.of(folder / "export" if (folder / "export").is_dir() else folder)
+    export = folder / "export" if (folder / "export").is_dir() else folder
+    predictor = Predictor.of(export, args.threshold)
     drawings = None if args.pictures is None else Drawings(args.pictures, predictor.task)
     answers = predictor.predict(_examples(args, predictor), args.batch_size, drawings)
     if args.output is None:
@@ -39,6 +46,16 @@ def run(args: argparse.Namespace) -> int:
     else:
         _write(args.output, answers)
     return 0
+
+
+def _share(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a score from 0 to 1")
+    return value
 
 
 def _examples(args: argparse.Namespace, predictor: Any) -> Iterator[tuple[str, dict[str, Any]]]:

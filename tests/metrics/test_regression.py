@@ -58,7 +58,15 @@ def test_by_hand() -> None:
         "pearson": pytest.approx(math.sqrt(4 / 7)),
         "spearman": pytest.approx(math.sqrt(3) / 2),
     }
-    assert found.details == {}
+    assert set(found.details) == {"curves"}
+    exact, rows = found.details["curves"][0]["lines"]
+    assert exact["points"] == [[1, 1], [3, 3]] and rows["points"] == [[1, 1], [3, 2], [3, 4]]  # right, predicted
+
+
+def test_few_of_many_rows_are_drawn_from_the_first_to_the_last() -> None:
+    many = np.arange(10_001.0)
+    points = regression(many + 0.5, many).details["curves"][0]["lines"][1]["points"]
+    assert len(points) == 500 and points[0] == [0, 0.5] and points[-1] == [10_000, 10_000.5]
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from launcher.errors import DataError, EnvironmentProblem, NonFiniteError, Recip
 from launcher.lora import LoraOptions, apply_lora
 from launcher.metrics import detection
 from launcher.schema import Data
-from launcher.tasks.object_detection import Config, metrics, objective, rows
+from launcher.tasks.object_detection import Config, objective, rows
 
 NAMES = ("a", "b", "c")
 CONTEXT = Context(None, Data(), labels=Labels.listed(NAMES))
@@ -256,12 +256,11 @@ def test_a_row_with_a_bad_box_is_skipped_whole(trained: Path, capsys: pytest.Cap
     assert "21 rows kept, 20 boxes, 1 rows skipped" in capsys.readouterr().out
 
 
-def test_predictions_with_the_export_are_transformers_own(trained: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_predictions_with_the_export_are_transformers_own(trained: Path, tmp_path: Path) -> None:
     """At a low threshold, since a model after two steps is sure of nothing."""
-    monkeypatch.setattr(metrics, "THRESHOLD", 0.2)
     pictured = sorted((trained.parent / "eval").glob("*.png"))
     words = ["predict", str(trained), *map(str, pictured), "--output", str(tmp_path / "out.jsonl")]
-    assert main([*words, "--pictures", str(tmp_path / "drawn")]) == 0
+    assert main([*words, "--threshold", "0.2", "--pictures", str(tmp_path / "drawn")]) == 0
     answers = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     export = trained / "export"
     processor = AutoImageProcessor.from_pretrained(export, backend="pil")

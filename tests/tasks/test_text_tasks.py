@@ -12,6 +12,7 @@ import tiny_tasks
 import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer, BertConfig, BertForSequenceClassification
 
+from launcher.__main__ import main
 from launcher.data.context import Context
 from launcher.data.labels import Labels, in_order, text_of
 from launcher.errors import DataError, RecipeError
@@ -183,6 +184,20 @@ def test_several_labels_are_learned_and_measured(several: Path) -> None:
     assert config["problem_type"] == SEVERAL and config["id2label"] == {"0": "a", "1": "b", "2": "c"}
 
 
+def test_a_threshold_says_how_sure_a_label_must_be(several: Path, tmp_path: Path, capsys) -> None:
+    def labels(threshold: str) -> list[str]:
+        output = tmp_path / "answers.jsonl"
+        assert main(["predict", str(several), "the cat", "--threshold", threshold, "--output", str(output)]) == 0
+        answer = json.loads(output.read_text())
+        assert answer["labels"] == [name for name, score in answer["scores"].items() if score > float(threshold)]
+        return answer["labels"]
+
+    assert labels("0") == ["a", "b", "c"] and labels("1") == []
+    with pytest.raises(SystemExit, match="2"):
+        main(["predict", str(several), "the cat", "--threshold", "30"])
+    assert "--threshold: '30' is not a score from 0 to 1" in capsys.readouterr().err
+
+
 def test_lists_and_single_labels_in_one_file_are_refused(tmp_path: Path, capsys) -> None:
     recipe = tiny_tasks.make("text_classification", tmp_path)
     rows = [{"text": "the", "label": "a"}, {"text": "cat", "label": ["b"]}]
@@ -194,12 +209,11 @@ def test_lists_and_single_labels_in_one_file_are_refused(tmp_path: Path, capsys)
 
 @pytest.mark.parametrize("task", ["text_classification", "text_regression"])
 def test_predictions_are_those_of_plain_transformers(task: str, tmp_path: Path, capsys) -> None:
-    from launcher.__main__ import main
-
     recipe = tiny_tasks.make(task, tmp_path)
     assert tiny.train(recipe, f"output_dir={tmp_path / 'run'}") == 0
     output = tmp_path / "answers.jsonl"
-    capsys.readouterr()
+    assert main(["predict", str(tmp_path / "run"), "x", "--threshold", "0.5"]) == 89
+    assert "says no scores of which several could count; leave --threshold out" in capsys.readouterr().err
     assert main(["predict", str(tmp_path / "run"), str(tmp_path / "eval.csv"), "--output", str(output)]) == 0
     answers = [json.loads(line) for line in output.read_text().splitlines()]
     with (tmp_path / "eval.csv").open() as content:

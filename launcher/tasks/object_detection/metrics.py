@@ -11,9 +11,13 @@ from launcher.data import boxes, drawing, pictures
 from launcher.data.context import Context
 from launcher.metrics import Measured, detection
 
-THRESHOLD = 0.5  # of the score, for boxes that are said and drawn; all count in the average precision
-FEW = 3  # boxes that are drawn where none reaches it
+FEW = 3  # boxes that are drawn where none reaches the threshold; all count in the average precision
 MOST_ERRORS, MOST_PICTURES = 20, 12
+
+
+def has_threshold(context: Context) -> bool:
+    """Boxes always have scores."""
+    return True
 
 
 def summarize(
@@ -24,7 +28,10 @@ def summarize(
     references = [_reference({"boxes": given, "labels": labels}, context) for given, labels in columns]
     found = detection.detections([p._asdict() for p in predictions], references, list(context.labels.names))
     loss = sum(total / count for total, count in totals.values() if count)
-    wrong = [_wrong(prediction, reference) for prediction, reference in zip(predictions, references, strict=True)]
+    wrong = [
+        _wrong(prediction, reference, context.threshold)
+        for prediction, reference in zip(predictions, references, strict=True)
+    ]
     order = sorted(range(len(wrong)), key=lambda place: -sum(wrong[place]))
     errors = [
         _error(rows.read(place), predictions[place], wrong[place], context)
@@ -36,7 +43,7 @@ def summarize(
 
 
 def said(predictions: Sequence[Any], rows: Sequence[Mapping[str, Any]], context: Context) -> Iterator[dict[str, Any]]:
-    """Boxes x1, y1, x2, y2 in pixels of the picture, from a score of 0.5, the surest first."""
+    """Boxes x1, y1, x2, y2 in pixels of the picture, from the score of the threshold, the surest first."""
     assert context.labels is not None
     for prediction, row in zip(predictions, rows, strict=True):
         detections = [
@@ -45,14 +52,14 @@ def said(predictions: Sequence[Any], rows: Sequence[Mapping[str, Any]], context:
                 "score": round(float(score), 6),
                 "box": [round(float(side), 2) for side in box],
             }
-            for box, score, label in zip(*_from(prediction, THRESHOLD), strict=True)
+            for box, score, label in zip(*_from(prediction, context.threshold), strict=True)
         ]
         yield {"input": pictures.name(row), "size": [row["height"], row["width"]], "detections": detections}
 
 
 def drawn(prediction: Any, row: Mapping[str, Any], context: Context) -> dict[str, Any]:
     """`picture`: with the boxes that are said."""
-    return {"picture": _with_boxes(row, _from(prediction, THRESHOLD), context)}
+    return {"picture": _with_boxes(row, _from(prediction, context.threshold), context)}
 
 
 def _reference(row: Mapping[str, Any], context: Context) -> dict[str, Any]:
@@ -66,9 +73,9 @@ def _from(prediction: Any, threshold: float) -> Any:
     return type(prediction)(*(array[prediction.scores >= threshold] for array in prediction))
 
 
-def _wrong(prediction: Any, reference: Mapping[str, Any]) -> tuple[int, int]:
+def _wrong(prediction: Any, reference: Mapping[str, Any], threshold: float) -> tuple[int, int]:
     """Objects that are not found, and boxes that stand for nothing."""
-    found, taken = detection.hits(_from(prediction, THRESHOLD)._asdict(), dict(reference))
+    found, taken = detection.hits(_from(prediction, threshold)._asdict(), dict(reference))
     return int((~taken).sum()), int((~found).sum())
 
 
@@ -77,7 +84,7 @@ def _error(row: Mapping[str, Any], prediction: Any, wrong: tuple[int, int], cont
         "where": row["where"],
         "input": pictures.name(row),
         "reference": _numbers(row["labels"]),
-        "predicted": _numbers(_names(_from(prediction, THRESHOLD).labels, context)),
+        "predicted": _numbers(_names(_from(prediction, context.threshold).labels, context)),
         "missed": wrong[0],
         "false": wrong[1],
         "image": partial(_compared, row, prediction, context),
@@ -89,7 +96,7 @@ def _picture(row: Mapping[str, Any], prediction: Any, wrong: tuple[int, int], co
     return {
         "image": partial(_compared, row, prediction, context),
         "where": pictures.name(row),
-        "caption": f"{caption} (from a score of {THRESHOLD})",
+        "caption": f"{caption} (from a score of {context.threshold})",
     }
 
 
@@ -111,11 +118,11 @@ def _spread(order: Sequence[int]) -> list[int]:
 
 def _compared(row: Mapping[str, Any], prediction: Any, context: Context) -> Any:
     """The reference and the prediction beside each other."""
-    reference, found = _reference(row, context), _from(prediction, THRESHOLD)
-    title = f"predicted, from a score of {THRESHOLD}"
+    reference, found = _reference(row, context), _from(prediction, context.threshold)
+    title = f"predicted, from a score of {context.threshold}"
     if not len(found.scores):
         found = type(prediction)(*(array[:FEW] for array in prediction))
-        title = f"predicted, no score of {THRESHOLD}: the best {len(found.scores)}"
+        title = f"predicted, no score of {context.threshold}: the best {len(found.scores)}"
     left = _with_boxes(row, (reference["boxes"], None, reference["labels"]), context)
     return drawing.beside(left, _with_boxes(row, found, context), titles=["reference", title])
 

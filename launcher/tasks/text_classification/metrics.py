@@ -9,6 +9,8 @@ from launcher.data import text_rows
 from launcher.data.context import Context
 from launcher.metrics import Measured, labelled
 
+has_threshold = labelled.several
+
 
 def summarize(
     totals: Mapping[str, tuple[float, float]], predictions: Sequence[np.ndarray], rows: Any, context: Context
