@@ -1,4 +1,4 @@
-"""Lines and clouds of points over two named axes, such as precision over recall: pure geometry, as in charts.py, but without steps."""
+"""Lines and points over two named axes, such as precision over recall: pure geometry, as in charts.py, but without steps."""
 
 import math
 from collections.abc import Collection, Sequence
