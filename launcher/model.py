@@ -88,6 +88,7 @@ def load(
             )
         if not is_deepspeed_zero3_enabled():
             model.init_weights()
+            _draw_parametrized(model)
     elif recipe.method == "qlora":
         with torch.device("meta"):
             config = with_head(load_config(recipe)[0], head)
@@ -102,6 +103,15 @@ def load(
     token_rows.fit(model, recipe, tokenizer_of(processor))
     _name_head(model, task, missing)
     return model.train()
+
+
+def _draw_parametrized(model: Any) -> None:
+    """Weights that are computed from others (weight norm), which `init_weights` cannot reach: as the layer itself draws them."""
+    for module in model.modules():
+        if torch.nn.utils.parametrize.is_parametrized(module, "weight"):
+            fresh = torch.empty_like(module.weight)
+            torch.nn.init.kaiming_uniform_(fresh, a=5**0.5)
+            module.weight = fresh
 
 
 def with_head(config: Any, head: Mapping[str, Any]) -> Any:
@@ -275,9 +285,12 @@ def _config_from(init: Any) -> Any:
     if model_type is None:
         raise RecipeError("model.init has no model_type", fix="name the architecture, for example model_type: llama")
     try:
-        return transformers.AutoConfig.for_model(model_type, **values)
+        config = transformers.AutoConfig.for_model(model_type, **values)
     except (ValueError, TypeError) as error:
         raise RecipeError(f"model.init is no valid {model_type} configuration: {_first_line(error)}") from error
+    if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
+        config.decoder_start_token_id = config.pad_token_id  # as T5's published configurations have it
+    return config
 
 
 def _first_line(error: Exception) -> str:

@@ -23,15 +23,20 @@ from launcher.generation import Generation
 from launcher.schema import Data
 from launcher.section import freeze
 
+PAIR = "text_pair"
+PAIRS_FIX = "give a file with the columns text and text_pair, or name them: --columns text=premise,text_pair=hypothesis"
 ROWS_AT_ONCE = 512  # that are read before they are predicted
 
 
-def facts(recipe: Any) -> dict[str, Any]:
-    """What a prediction must know of the recipe, for the export. Dumping is not reading, see `Recipe.start_audit`."""
+def facts(recipe: Any, train: Any) -> dict[str, Any]:
+    """What a prediction must know of the recipe and its prepared rows, for the export. Dumping is not reading, see
+    `Recipe.start_audit`. The loss is none of it: no prediction depends on how the model was taught."""
     traits = parts.load("tasks", recipe.task).TRAITS
     data = recipe.data.model_dump(mode="json", include=set(traits.data_keys))
     model = recipe.model.model_dump(mode="json", include={"trust_remote_code"})
-    known = {"task": recipe.task, "data": data, "loss": recipe.loss.model_dump(mode="json"), **model}
+    known = {"task": recipe.task, "data": data, **model}
+    if PAIR in parts.load_whole("tasks", recipe.task).rows.COLUMNS.kinds:
+        known["pairs"] = all(map(bool, train.all(PAIR)))
     if traits.generated_metrics:
         known["generation"] = recipe.evaluation.model_dump(mode="json", include={"max_new_tokens", "num_beams"})
     return known
@@ -71,6 +76,7 @@ class Predictor:
     objective: Any
     context: Context
     device: torch.device
+    pairs: bool = False  # a text alone is none of what the model has learned
     how: Generation | None = None
 
     @classmethod
@@ -94,10 +100,9 @@ class Predictor:
         context = Context(used, data, processor.pad_token_id(used), labels, (), head)
         if threshold is not None:
             context = _with_threshold(threshold, task, context)
-        options = task.Config.model_validate(known["loss"])
-        objective = task.objective.build(model, options, context).to(device).eval()
+        objective = task.objective.build(model, task.Config(), context).to(device).eval()
         how = Generation(**known["generation"]) if hasattr(task, "answers") else None
-        return cls(task, objective, context, device, how)
+        return cls(task, objective, context, device, known.get("pairs", False), how)
 
     def predict(
         self, examples: Iterable[tuple[str, Mapping[str, Any]]], batch_size: int, drawings: Drawings | None = None
@@ -126,6 +131,9 @@ class Predictor:
     def _of(
         self, examples: list[tuple[str, Mapping[str, Any]]], batch_size: int, drawings: Drawings | None
     ) -> Iterator[dict[str, Any]]:
+        for where, example in examples:
+            if self.pairs and not example.get(PAIR):
+                raise DataError("the model has learned from pairs, and this is one text", where=where, fix=PAIRS_FIX)
         tools = Tools(self.context.processor, self.context.data, "truncate", {}, labelled=False)
         rows = [row for where, example in examples for row in self.task.rows.rows(where, example, tools)]
         predictions: dict[int, Any] = {}

@@ -1,5 +1,6 @@
 """A finished or interrupted run, taken up again on one process to evaluate, generate or export."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,14 +18,17 @@ from launcher.world import World
 OF_TRAINING = ("distributed=null", "optimizer=null", "training.activation_offloading=false")
 
 
-def restore(folder: Path, step: int | None = None) -> Run:
-    """The run with the weights of one checkpoint: `step`, else its best, else its newest good one."""
+def restore(folder: Path, step: int | None = None, overrides: Sequence[str] = ()) -> Run:
+    """The run with the weights of one checkpoint: `step`, else its best, else its newest good one.
+
+    `overrides` change its recipe, as on the command line of a training.
+    """
     if not (folder / "recipe.yaml").is_file():
         raise EnvironmentProblem(
             "not a run folder: it holds no recipe.yaml", where=str(folder), fix="see `launcher runs`"
         )
-    loaded, world = recipe.load(folder / "recipe.yaml"), engine.world()
-    prepared = replace(run.prepare_all(_without_training(folder, loaded, world), world), recipe=loaded)
+    loaded, world = recipe.load(folder / "recipe.yaml", overrides), engine.world()
+    prepared = replace(run.prepare_all(_without_training(folder, loaded, world, overrides), world), recipe=loaded)
     running = Engine(prepared.plan)
     checkpoints = Checkpoints(folder, loaded.checkpoint.save_total_limit, running)
     chosen = _choose(checkpoints, step)
@@ -37,10 +41,10 @@ def restore(folder: Path, step: int | None = None) -> Run:
     return Run(prepared, running, objective, exam, folder, checkpoints, meter, progress)
 
 
-def _without_training(folder: Path, loaded: Recipe, world: World) -> Recipe:
+def _without_training(folder: Path, loaded: Recipe, world: World, overrides: Sequence[str]) -> Recipe:
     """The recipe of a run as any machine can take it up: a run that needed a GPU to train needs none to be exported."""
     no_tf32 = loaded.training.precision == "tf32" and world.device == "cpu"
-    return recipe.load(folder / "recipe.yaml", [*OF_TRAINING, *["training.precision=fp32"] * no_tf32])
+    return recipe.load(folder / "recipe.yaml", [*overrides, *OF_TRAINING, *["training.precision=fp32"] * no_tf32])
 
 
 def _choose(checkpoints: Checkpoints, step: int | None) -> Checkpoint:

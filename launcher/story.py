@@ -77,7 +77,9 @@ def look_after(run: Run, trackers: Trackers) -> None:
 def publish(run: Run, model: Any, wanted: export.Wanted) -> None:
     """Export `model`, which `run.verdict` is about; rank zero alone."""
     adapter, used = parts.load("adapters", run.recipe.method), run.prepared.processor
-    trained = export.Trained(model, used, run.task, adapter, run.held_out(), predict.facts(run.recipe))
+    trained = export.Trained(
+        model, used, run.task, adapter, run.held_out(), predict.facts(run.recipe, run.prepared.train)
+    )
     card = model_card.write(run.recipe, run.plan, model, run.progress.step, run.verdict.metrics, wanted.merge)
     folder, verdict = export.export(trained, run.folder, card, wanted)
     difference = "" if verdict is None else f"{verdict['largest_logit_difference']:.1e}"

@@ -129,10 +129,13 @@ def _insist_on_fit(source: Source, formats: Sequence[str], labelled: bool) -> st
 def _of_first_row(source: Source, formats: Sequence[str], row: Row, where: str, labelled: bool) -> str:
     name = detect_format(list(row), source.columns, formats, source.defaults, labelled)
     if name is None:
+        where_to = (
+            f"under data.*.columns, for example {mapping_of(formats)}" if labelled else "with --columns OURS=THEIRS"
+        )
         raise DataError(
-            f"the columns {', '.join(map(repr, row))} are none of {in_words(formats)}",
+            f"the columns {', '.join(map(repr, row))} are none of {in_words(formats, labelled)}",
             where=where,
-            fix=f"name them under data.*.columns, for example {mapping_of(formats)}",
+            fix=f"name them {where_to}",
         )
     for key, problem in misfits(source, formats, name):
         raise DataError(f"{key}: {problem}", where=source.path)

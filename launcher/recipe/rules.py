@@ -79,18 +79,20 @@ def _model(recipe: Sections) -> Iterator[Finding]:
         yield "model", "has neither name_or_path (a pretrained model) nor init (random weights); give one of them"
     if model.name_or_path is not None and model.init is not None:
         yield "model.init", "contradicts model.name_or_path; give one of them: init starts from random weights"
-    reads_text = (
-        recipe.task not in parts.names("tasks") or parts.load("tasks", recipe.task).TRAITS.processor == "tokenizer"
-    )
-    if model.init is not None and recipe.tokenizer.name_or_path is None and reads_text:
+    if model.init is not None and recipe.tokenizer.name_or_path is None and _reads_text(recipe):
         yield "model.init", "brings no tokenizer; give tokenizer.name_or_path"
     if isinstance(model.init, dict) and "model_type" not in model.init:
         yield "model.init", "names no architecture; add model_type, for example model_type: llama"
 
 
+def _reads_text(recipe: Sections) -> bool:
+    return recipe.task not in parts.names("tasks") or parts.load("tasks", recipe.task).TRAITS.processor == "tokenizer"
+
+
 def _method(recipe: Sections) -> Iterator[Finding]:
     from_scratch = recipe.model.init is not None and recipe.model.name_or_path is None
-    if from_scratch and recipe.method != "full" and recipe.tokenizer.name_or_path is not None:
+    has_all = recipe.tokenizer.name_or_path is not None or not _reads_text(recipe)
+    if from_scratch and recipe.method != "full" and has_all:
         yield "model.init", f"random weights are nothing to adapt; use method: full (this is method: {recipe.method})"
     if recipe.method == "full" and recipe.export.merge:
         yield "export.merge", "there is no adapter to merge under method: full"

@@ -1,4 +1,4 @@
-"""Evaluate a run's model on the evaluation data of its recipe."""
+"""Evaluate a run's model on the evaluation data of its recipe, or on other data: `data.eval=[{path: test.csv}]`."""
 
 import argparse
 import json
@@ -9,6 +9,12 @@ from typing import Any
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("run", metavar="RUN", help="run folder")
+    parser.add_argument(
+        "overrides",
+        nargs="*",
+        metavar="key.path=value",
+        help="change data.eval.* or evaluation.* of its recipe",
+    )
     parser.add_argument("--step", type=int, help="checkpoint to take (default: the best, else the newest)")
     parser.add_argument("--json", action="store_true", help="print JSON, with all details")
 
@@ -21,7 +27,12 @@ def run(args: argparse.Namespace) -> int:
     from launcher.errors import RecipeError
     from launcher.restore import restore
 
-    ready = restore(Path(args.run), args.step)
+    for override in args.overrides:
+        if not override.startswith(("data.eval", "evaluation.")):
+            raise RecipeError(
+                f"{override}: an evaluation changes nothing but data.eval and evaluation", fix="leave it out"
+            )
+    ready = restore(Path(args.run), args.step, args.overrides)
     if ready.prepared.eval is None:
         raise RecipeError("the recipe of this run has no data.eval", where=str(Path(args.run) / "recipe.yaml"))
     verdict = loop.examine(ready)

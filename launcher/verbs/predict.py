@@ -68,7 +68,7 @@ def _examples(args: argparse.Namespace, predictor: Any) -> Iterator[tuple[str, d
 
     traits = predictor.task.TRAITS
     suffixes = {"image": PICTURES, "audio": SOUNDS}.get(traits.reads, ())
-    input_column = FORMATS[traits.formats[0]].inputs[0]
+    input_column = traits.text_column or FORMATS[traits.formats[0]].inputs[0]
     columns = dict(pair.partition("=")[::2] for pair in args.columns.split(",") if pair)
     for given in args.inputs:
         path = Path(given)
@@ -82,14 +82,22 @@ def _examples(args: argparse.Namespace, predictor: Any) -> Iterator[tuple[str, d
         elif path.is_dir() and (files := [file for file in sorted(path.iterdir()) if file.suffix.lower() in suffixes]):
             yield from ((str(file), {input_column: str(file.resolve())}) for file in files)
         elif path.exists():
-            source = Source.model_validate({"path": given, "columns": columns, "format": args.format})
+            source = Source.model_validate({"path": str(path.absolute()), "columns": columns, "format": args.format})
             yield from sources.examples(source, traits.formats, labelled=False)
-        elif traits.reads == "text":
+        elif traits.reads == "text" and not _is_file_name(given):
             yield "command line", {input_column: given}
         else:
-            raise RecipeError(
-                f"there is no file {given}", fix=f"{predictor.task.__name__.rpartition('.')[2]} reads files"
-            )
+            reads = f"{predictor.task.__name__.rpartition('.')[2]} reads files"
+            if traits.reads == "text":
+                reads = "a text that looks like the name of a file can stand in a .txt file"
+            raise RecipeError(f"there is no file {given}", fix=reads)
+
+
+def _is_file_name(text: str) -> bool:
+    """`reviews.csv`, `./data/new.jsonl`: one word with the suffix of a data file."""
+    from launcher.data import readers
+
+    return len(text.split()) == 1 and Path(text).suffix in (*readers.READERS, ".conll", ".conllu")
 
 
 def _write(path: Path, answers: Iterator[dict[str, Any]]) -> None:

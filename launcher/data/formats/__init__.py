@@ -67,10 +67,9 @@ def all_columns(formats: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for one in formats for name in FORMATS[one].all_columns))
 
 
-def in_words(formats: Iterable[str]) -> str:
+def in_words(formats: Iterable[str], labelled: bool = True) -> str:
     """`messages, prompt + completion, text`: the columns of those that are rows, the names of the others."""
-    found = ((name, FORMATS[name]) for name in formats)
-    return ", ".join(name if one.layout else " + ".join((*one.inputs, *one.answers)) for name, one in found)
+    return ", ".join(name if FORMATS[name].layout else " + ".join(needed(name, labelled)) for name in formats)
 
 
 def needed(name: str, labelled: bool = True) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """One row as a format sees it: under our column names, with defaults filled in, each cell checked as it is taken."""
 
+import ast
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -81,12 +82,23 @@ def checked_text(value: Any, what: str, where: str) -> str:
 
 def label(cells: Cells, name: str = "label") -> Any:
     """A class or a number as it stands in the file, or a list of classes; what it means is the task's to say."""
-    cell = cells.answer(name)
+    cell = _listed(cells.answer(name))
     for one in cell if isinstance(cell, list) else [cell]:
         if not isinstance(one, str | int | float) or isinstance(one, float) and not math.isfinite(one):
             held = one if isinstance(one, float) else kind(one)
             raise cells.error(f"{cells.said(name)} must hold text or finite numbers, not {held}")
     return cell
+
+
+def _listed(cell: Any) -> Any:
+    """The list that a text is as JSON or as Python writes it, since a csv file holds no other; else the cell as it is."""
+    if not isinstance(cell, str) or not (cell.startswith("[") and cell.endswith("]")):
+        return cell
+    try:
+        found = ast.literal_eval(cell)
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return cell
+    return found if all(isinstance(one, str | int | float) for one in found) else cell
 
 
 def names(cells: Cells, column: str, what: str) -> list[str]:

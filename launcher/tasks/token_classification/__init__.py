@@ -13,6 +13,7 @@ TRAITS = Traits(
     label_column="tags",
     has_new_head=True,
     reads="text",
+    text_column="text",
     on_truncate="split",
     target_names=("labels", "is_word"),
     peft_task_type="TOKEN_CLS",

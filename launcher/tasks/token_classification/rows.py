@@ -32,7 +32,7 @@ COLUMNS = Columns(
 
 def rows(where: str, example: Mapping[str, Any], tools: Tools) -> Iterator[dict[str, Any]]:
     tools.count("rows read")
-    words = list(example["tokens"]) if "tokens" in example else example["text"].split()
+    words = example["text"].split() if "text" in example else list(example["tokens"])
     if not words:
         raise DataError("there are no words", where=where, fix="mend the row, or set data.on_error: skip")
     tags = _tags(example, tools, where) if tools.labelled else []
