@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any
 
 from launcher.data import sources
-from launcher.data.context import Context
+from launcher.data.context import Context, Tools
 from launcher.data.order import sequential
 from launcher.engine import Engine
 from launcher.errors import DataError
@@ -47,7 +47,7 @@ class Exam:
         asked = section.metrics or task.TRAITS.default_metrics
         scored = tuple(name for name in asked if name in task.TRAITS.generated_metrics)
         number = section.generate_rows if scored else NUM_SAMPLES
-        questions = task.answers.questions(islice(_examples(recipe, task), number), context)
+        questions = task.answers.questions(islice(_examples(recipe, task, context), number), context)
         how = Generation(section.max_new_tokens, section.num_beams)
         return cls(task, context, questions, how, scored, section.bleu_tokenize)
 
@@ -74,12 +74,23 @@ class Exam:
         return [i * len(self.questions) // NUM_SAMPLES for i in range(min(NUM_SAMPLES, len(self.questions)))]
 
 
-def _examples(recipe: Recipe, task: Any) -> Iterator[tuple[str, Any]]:
-    """(where, example) to make questions of. What cannot be used was named when the rows were prepared."""
+def _examples(recipe: Recipe, task: Any, context: Context) -> Iterator[tuple[str, Any]]:
+    """(where, example) to make questions of: those that are kept as rows. The others were named when the rows were prepared."""
     left_out: list[DataError] = []
     spoiled = left_out.append if recipe.data.on_error == "skip" else None
+    on_truncate = recipe.data.on_truncate or task.TRAITS.on_truncate
+    tools = Tools(context.processor, recipe.data, on_truncate, {}, context.labels)
     for source in recipe.data.eval or recipe.data.train:
-        yield from sources.examples(source, task.TRAITS.formats, spoiled)
+        for where, example in sources.examples(source, task.TRAITS.formats, spoiled):
+            try:
+                kept = any(task.rows.rows(where, example, tools))
+            except DataError as error:
+                if spoiled is None:
+                    raise
+                spoiled(error)
+            else:
+                if kept:
+                    yield where, example
 
 
 def dealt(things: list[Any], engine: Engine) -> list[Any]:

@@ -62,6 +62,8 @@ def export(trained: Trained, run_folder: Path, card: str, wanted: Wanted) -> tup
     inputs, outputs = reference(trained.model, trained.task, trained.held_out)
     own_error = dequantize.arithmetic_error(trained.model, TOLERANCE) if wanted.merge else 0.0
     model = trained.adapter.merge(trained.model) if wanted.merge else _plain(trained)
+    for left in run_folder.glob(".export-*"):  # of a process that was killed
+        shutil.rmtree(left, ignore_errors=True)
     staged = run_folder / f".export-{secrets.token_hex(4)}"
     try:
         _write(staged, model, trained.processor, card)

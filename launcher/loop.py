@@ -67,6 +67,7 @@ def judge(run: Run, trackers: Trackers) -> None:
     value = run.verdict.metrics.get(metric, math.nan)
     if math.isnan(value):  # a correlation with predictions that are all alike, for example
         log.say(f"note: {metric} could not be measured at step {run.progress.step}, so this step is not the best")
+        return
     if _is_better(run, value):
         run.progress.best_value, run.progress.best_step = value, run.progress.step
         run.progress.evaluations_without_gain = 0

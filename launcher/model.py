@@ -18,6 +18,7 @@ from launcher import (
     batch_norm,
     chance,
     inventory,
+    log,
     model_init,
     new_head,
     quantize,
@@ -102,6 +103,8 @@ def load(
         model, missing = _pretrained(task, section, dtype, head)
     token_rows.fit(model, recipe, tokenizer_of(processor))
     _name_head(model, task, missing)
+    if section.init is None and model.head_modules:
+        log.say(f"new in the model, from random weights: {', '.join(model.head_modules)}")
     return model.train()
 
 
@@ -133,9 +136,18 @@ def facts(
     config, source = load_config(recipe)
     head = _known(head or {}, config)
     with torch.device("meta"):
-        model = getattr(transformers, task.TRAITS.auto_class).from_config(
-            with_head(config, head), trust_remote_code=recipe.model.trust_remote_code
-        )
+        try:
+            model = getattr(transformers, task.TRAITS.auto_class).from_config(
+                with_head(config, head), trust_remote_code=recipe.model.trust_remote_code
+            )
+        except ValueError as error:
+            if "Unrecognized configuration class" not in str(error):
+                raise
+            raise RecipeError(
+                f"a model of the kind {config.model_type} cannot do {recipe.task}",
+                where=source,
+                fix=f"name one that {task.TRAITS.auto_class} of transformers knows",
+            ) from None
         token_rows.fit(model, recipe, tokenizer_of(processor))
         _name_head(model, task, _missing_on_disk(recipe, task, head))
         layout = _layout(recipe, model)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import transformers
+from safetensors import SafetensorError
 
 from launcher import parts, processor, proof
 from launcher.data.context import Context, Tools
@@ -56,9 +57,11 @@ class Drawings:
 
     def save(self, about: str, pictures: Mapping[str, Any]) -> dict[str, str]:
         """Name -> file of each picture: `cat.png` for `picture`, `cat.mask.png` for `mask`, with a number for a second cat."""
-        stem = re.sub(r"[^\w.-]+", "_", Path(about).stem) or "input"
-        self._taken[stem] += 1
-        stem += f"-{self._taken[stem]}" if self._taken[stem] > 1 else ""
+        stem = first = re.sub(r"[^\w.-]+", "_", Path(about).stem) or "input"
+        while stem in self._taken:
+            self._taken[first] += 1
+            stem = f"{first}-{self._taken[first]}"
+        self._taken[stem] = 1
         files = {name: self._folder / f"{stem}{'' if name == 'picture' else f'.{name}'}.png" for name in pictures}
         try:
             for name, file in files.items():
@@ -89,7 +92,10 @@ class Predictor:
         task = parts.load_whole("tasks", known["task"])
         used = processor.from_folder(export, task.TRAITS)
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        model = _model(export, task, known, device)
+        try:
+            model = _model(export, task, known, device)
+        except (OSError, ValueError, SafetensorError) as error:
+            raise EnvironmentProblem(f"the export cannot be loaded: {error}", where=str(export)) from error
         head = {name: getattr(model.config, name, None) for name in ("id2label", "problem_type", "num_labels")}
         labels = (
             Labels.found(())
@@ -164,7 +170,8 @@ class Predictor:
 def _facts(export: Path) -> dict[str, Any]:
     try:
         known: dict[str, Any] = json.loads((export / FACTS).read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        parts.load("tasks", known["task"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise EnvironmentProblem(
             f"no {FACTS} that can be read, so this is not an export of the launcher ({error})",
             where=str(export),

@@ -37,7 +37,7 @@ class Reader:
         listed = getattr(self.recipe.data, which)
         if not listed:
             return None
-        joined = Joined([self._source(source, labels or self.given) for source in listed])
+        joined = Joined([self._source(source, self.given if labels is None else labels) for source in listed])
         log.say(f"data.{which}: " + ", ".join(f"{number:,} {name}" for name, number in joined.counts.items()))
         return joined
 
@@ -69,7 +69,11 @@ class Reader:
                 f"the training data has the labels {', '.join(labels.names) or 'of nothing'}, and at least {least} are needed",
                 where=", ".join(source.path for source in self.recipe.data.train),
             )
-        if absent := [name for name in labels.names if not counted[name]]:
+        absent = [name for name in labels.names if not counted[name]]
+        if len(absent) == len(labels.names):
+            paths = ", ".join(source.path for source in self.recipe.data.train)
+            raise DataError("no row of data.train has any of the labels", where=paths, fix="look at data.labels")
+        if absent:
             log.say(f"note: no row of data.train has the labels {', '.join(absent)}")
         return labels, tuple(counted[name] for name in labels.names)
 

@@ -27,7 +27,7 @@ from launcher import (
 )
 from launcher.batch_norm import BatchNorms
 from launcher.checkpoint import Checkpoint
-from launcher.data import order
+from launcher.data import labels, order
 from launcher.data.context import Context
 from launcher.data.digest import weights_digest
 from launcher.data.prepare import Joined
@@ -179,6 +179,8 @@ def prepare_all(recipe: Recipe, world: World) -> Prepared:
         raise RecipeError("data.train has no source", where=recipe.origin("data.train"))
     context = reader.context(train)
     evaluated = reader.rows("eval", context.labels)
+    if evaluated is not None and "several" in task.rows.COLUMNS.kinds:
+        labels.insist_alike(train, evaluated)
     facts = model.facts(recipe, task, parts.load("adapters", recipe.method), context.processor, context.head)
     made = plan.make(recipe, world, facts, lambda size: order_of(recipe, train, size))
     return Prepared(recipe, task, context, train, evaluated, order_of(recipe, train, made.global_batch_size), made)

@@ -31,8 +31,8 @@ class Traits:
 
     `metrics` may be asked for under evaluation.metrics; `default_metrics` are measured where a recipe asks for none;
     `generated_metrics` need generated answers. `data_keys`: keys of `data` that this task reads and others may not.
-    `reads`: what one input of a prediction is; rows: several columns together. `text_column`: what a text by itself is called, where
-    that is not the first column of the likeliest format. `on_truncate`: where the recipe does not say.
+    `reads`: what one input of a prediction is; rows: several columns together. `text_column`: what a text by itself is called,
+    where that is not the first column of the likeliest format. `on_truncate`: where the recipe does not say.
     `label_column`: the column of prepared rows whose values are the labels, for tasks that have labels. `has_new_head`: the
     output layers are learned for this data, so an adapter trains them in full. `least_labels`: with fewer, nothing is to be told
     apart. `unit`: what is counted as seen, the lengths of rows for tokens and rows otherwise. `target_names`: of a batch, what

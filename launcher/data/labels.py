@@ -113,6 +113,14 @@ def head(train: Any, context: Any) -> dict[str, Any]:
     return {**context.labels.config(), "problem_type": kind}
 
 
+def insist_alike(train: Any, evaluated: Any) -> None:
+    """Prepared rows to train and to evaluate have both one label, or both lists."""
+    kinds = ("one label a row", "lists of labels")
+    first, second = ({bool(value) for value in rows.all("several")} for rows in (train, evaluated))
+    if second - first:
+        raise DataError(f"data.train has {kinds[first.pop()]}, data.eval {kinds[second.pop()]}", fix="write both alike")
+
+
 def targets(rows: Sequence[Sequence[str]], context: Any) -> Any:
     """Labels of rows as a tensor: (rows,) int64 of numbers, or (rows, labels) fp32 of ones and zeros; -100 without a label.
 

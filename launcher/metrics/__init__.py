@@ -18,6 +18,7 @@ precision of a class that was never predicted, is 0, as in scikit-learn.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 LOWER_IS_BETTER = frozenset(
@@ -30,7 +31,8 @@ class Measured(NamedTuple):
 
     * `confusion_matrix`: {"labels": [str], "counts": [[int]]}, `counts[reference][predicted]`
     * `table`: {"columns": [str], "rows": [[str | number | None]]}, one row a class; None is a number that cannot be told
-    * `curves`: [{"title", "x", "y", "lines": [{"name", "points": [[x, y]]}]}], at most 200 points a line
+    * `curves`: [{"title", "x", "y", "lines": [{"name", "points": [[x, y]], "apart"}]}], at most 200 points a
+      line; `apart`, where it is true: no line joins them
     * `errors`: [{"where", "input", "reference", "predicted", "confidence"}], worst first, at most 20: the tasks add them
     * `notes`: [str], what was left out and why, and how a library was set
     * `pictures`: [{"image", "where", "caption"}], at most 12: the tasks add them
@@ -53,6 +55,12 @@ def finite(values: dict[str, float], details: dict[str, Any], notes: list[str]) 
 def nothing(reason: str) -> Measured:
     """The measurement of what cannot be measured: no values and the reason."""
     return Measured({}, {"notes": [f"nothing is measured: {reason}"]})
+
+
+def loss_of(totals: Mapping[str, tuple[float, float]]) -> dict[str, float]:
+    """The sum of the terms' means as `loss`; nothing where nothing was counted, since 0 would be the best of all losses."""
+    counted = [total / count for total, count in totals.values() if count]
+    return {"loss": sum(counted)} if counted else {}
 
 
 def named(names: list[str], most: int = 5) -> str:

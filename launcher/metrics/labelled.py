@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from launcher.data.context import Context
-from launcher.metrics import Measured, classification
+from launcher.metrics import Measured, classification, loss_of
 
 ERRORS_SHOWN = 20
 Show = Callable[[Mapping[str, Any]], str]
@@ -15,15 +15,15 @@ Draw = Callable[[Mapping[str, Any]], Any]
 
 
 def measured(
-    loss: tuple[float, float],
+    totals: Mapping[str, tuple[float, float]],
     predictions: Sequence[np.ndarray],
     rows: Any,
     context: Context,
     shown: Show,
     drawn: Draw | None = None,
 ) -> Measured:
-    """`loss`: sum and count; `predictions`: probabilities (labels,) of each row; `shown`: a row as people read it; `drawn`: its
-    picture, where it has one."""
+    """`totals`: sum and count of the loss; `predictions`: probabilities (labels,) of each row; `shown`: a row as people read
+    it; `drawn`: its picture, where it has one."""
     assert context.labels is not None
     scores, names = np.stack(predictions), list(context.labels.names)
     references = _references(rows.all("labels"), context)
@@ -33,7 +33,7 @@ def measured(
         _error(rows.read(index), scores[index], references[index], context, shown, drawn)
         for index in _worst(scores, references, context.threshold)
     ]
-    return Measured({"loss": loss[0] / loss[1], **found.values}, {**found.details, "errors": errors})
+    return Measured({**loss_of(totals), **found.values}, {**found.details, "errors": errors})
 
 
 def all_said(
@@ -45,12 +45,13 @@ def all_said(
 
 
 def said(scores: np.ndarray, context: Context) -> dict[str, Any]:
-    """A prediction in words: the label with its probability, or all labels above the threshold; and every probability."""
+    """A prediction in words: the label with its probability, or all labels that reach the threshold; and every probability."""
     assert context.labels is not None
     names = context.labels.names
     every = {name: round(float(score), 6) for name, score in zip(names, scores, strict=True)}
     if several(context):
-        return {"labels": [name for name, score in every.items() if score > context.threshold], "scores": every}
+        found = [name for name, score in zip(names, scores, strict=True) if score >= context.threshold]
+        return {"labels": found, "scores": every}
     best = int(np.argmax(scores))
     return {"label": names[best], "score": every[names[best]], "scores": every}
 
@@ -78,7 +79,7 @@ def _worst(scores: np.ndarray, references: np.ndarray, threshold: float) -> list
         wrong = scores.argmax(1) != references
         right = scores[np.arange(len(scores)), references]
     else:
-        wrong = ((scores > threshold) != references).any(1)
+        wrong = ((scores >= threshold) != references).any(1)
         right = np.where(references == 1, scores, 1 - scores).min(1)
     order = np.argsort(right, kind="stable")
     return [int(index) for index in order if wrong[index]][:ERRORS_SHOWN]

@@ -8,7 +8,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from launcher.metrics import Measured, finite, nothing
 
-MOST_POINTS = 500  # that are drawn
+MOST_POINTS = 200  # that are drawn
 
 
 def regression(predictions: ArrayLike, references: ArrayLike) -> Measured:

@@ -189,7 +189,7 @@ def test_a_threshold_says_how_sure_a_label_must_be(several: Path, tmp_path: Path
         output = tmp_path / "answers.jsonl"
         assert main(["predict", str(several), "the cat", "--threshold", threshold, "--output", str(output)]) == 0
         answer = json.loads(output.read_text())
-        assert answer["labels"] == [name for name, score in answer["scores"].items() if score > float(threshold)]
+        assert answer["labels"] == [name for name, score in answer["scores"].items() if score >= float(threshold)]
         return answer["labels"]
 
     assert labels("0") == ["a", "b", "c"] and labels("1") == []

@@ -15,7 +15,7 @@ has_threshold = labelled.several
 def summarize(
     totals: Mapping[str, tuple[float, float]], predictions: Sequence[np.ndarray], rows: Any, context: Context
 ) -> Measured:
-    return labelled.measured(totals["labels"], predictions, rows, context, sounds.name)
+    return labelled.measured(totals, predictions, rows, context, sounds.name)
 
 
 def said(

@@ -9,7 +9,7 @@ import numpy as np
 
 from launcher.data import boxes, drawing, pictures
 from launcher.data.context import Context
-from launcher.metrics import Measured, detection
+from launcher.metrics import Measured, detection, loss_of
 
 FEW = 3  # boxes that are drawn where none reaches the threshold; all count in the average precision
 MOST_ERRORS, MOST_PICTURES = 20, 12
@@ -27,7 +27,6 @@ def summarize(
     columns = zip(*(rows.all(name) for name in ("boxes", "labels")), strict=True)
     references = [_reference({"boxes": given, "labels": labels}, context) for given, labels in columns]
     found = detection.detections([p._asdict() for p in predictions], references, list(context.labels.names))
-    loss = sum(total / count for total, count in totals.values() if count)
     wrong = [
         _wrong(prediction, reference, context.threshold)
         for prediction, reference in zip(predictions, references, strict=True)
@@ -39,7 +38,7 @@ def summarize(
         if sum(wrong[place])
     ]
     shown = [_picture(rows.read(place), predictions[place], wrong[place], context) for place in _spread(order)]
-    return Measured({"loss": loss, **found.values}, {**found.details, "errors": errors, "pictures": shown})
+    return Measured({**loss_of(totals), **found.values}, {**found.details, "errors": errors, "pictures": shown})
 
 
 def said(predictions: Sequence[Any], rows: Sequence[Mapping[str, Any]], context: Context) -> Iterator[dict[str, Any]]:

@@ -55,7 +55,13 @@ def rows(where: str, example: Mapping[str, Any], tools: Tools) -> Iterator[dict[
 
 
 def head(train: Any, context: Context) -> dict[str, Any]:
-    """Nothing for the model's configuration; but what the data tells of a threshold that it does not need is said."""
+    """Nothing for the model's configuration; but what the data tells of a threshold that it does not need is said.
+
+    Raises DataError where there is nothing to learn: no answer lies in a window.
+    """
+    if all(start == IGNORED for start in train.all("start")):
+        paths = ", ".join(source.path for source in context.data.train)
+        raise DataError("no answer lies whole in a window", where=paths, fix="see data.max_length and data.doc_stride")
     has_unanswerable = "questions without an answer" in train.counts
     if not has_unanswerable and context.data.null_score_diff_threshold is not None:
         log.say(

@@ -8,7 +8,7 @@ import numpy as np
 
 from launcher.data import drawing, masks, pictures
 from launcher.data.context import Context
-from launcher.metrics import Measured, segmentation
+from launcher.metrics import Measured, loss_of, segmentation
 
 MOST_PICTURES = 12
 
@@ -20,9 +20,8 @@ def summarize(
     names = list(context.labels.names)
     images = [_dense(prediction.counts, len(names)) for prediction in predictions]
     found = segmentation.from_counts(sum(images, np.zeros_like(images[0])), names, images)
-    loss = sum(total / count for total, count in totals.values() if count)
     shown = [_picture(rows.read(place), predictions[place], images[place], context) for place in _spread(images)]
-    return Measured({"loss": loss, **found.values}, {**found.details, "pictures": shown})
+    return Measured({**loss_of(totals), **found.values}, {**found.details, "pictures": shown})
 
 
 def said(predictions: Sequence[Any], rows: Sequence[Mapping[str, Any]], context: Context) -> Iterator[dict[str, Any]]:

@@ -15,6 +15,8 @@ COLUMNS = Columns(
     {**text_rows.INPUTS, "label": "floats", "text": "text", "text_pair": "text", "where": "text"}, length="input_ids"
 )
 
+LARGEST = float(torch.finfo(torch.float32).max)
+
 
 def rows(where: str, example: Mapping[str, Any], tools: Tools) -> Iterator[dict[str, Any]]:
     tools.count("rows read")
@@ -29,14 +31,14 @@ def rows(where: str, example: Mapping[str, Any], tools: Tools) -> Iterator[dict[
 
 
 def number(value: Any, where: str) -> float:
-    """A label as a finite number."""
+    """A label as a number that fp32 holds."""
     try:
-        found = math.nan if isinstance(value, bool) else float(value)
+        found = math.nan if isinstance(value, bool) or "_" in str(value) else float(value)
     except (TypeError, ValueError):
         found = math.nan
-    if not math.isfinite(found):
+    if not abs(found) <= LARGEST:
         raise DataError(
-            f"a label must be a finite number, not {value!r}",
+            f"a label must be a number of at most {LARGEST:.2g}, not {value!r}",
             where=where,
             fix="mend the row, or set data.on_error: skip",
         )
