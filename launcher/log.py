@@ -11,13 +11,13 @@ _logger.propagate = False
 
 
 class _Screen(logging.Handler):
-    """Prints to standard output; a live line is wiped before anything else is printed."""
+    """Prints to standard output, or `aside`; a live line is wiped before anything else is printed."""
 
-    live = ""
+    live, aside = "", False
 
     def emit(self, record: logging.LogRecord) -> None:
         self.wipe()
-        print(self.format(record), flush=True)
+        print(self.format(record), flush=True, file=sys.stderr if self.aside else sys.stdout)
 
     def wipe(self) -> None:
         if self.live:
@@ -28,8 +28,10 @@ class _Screen(logging.Handler):
 _screen = _Screen()
 
 
-def set_up(rank: int, folder: Path | None = None) -> None:
-    """Rank zero speaks on the screen; with a run folder, every rank also writes its own file."""
+def set_up(rank: int, folder: Path | None = None, aside: bool = False) -> None:
+    """Rank zero speaks on the screen, `aside` on standard error where standard output is for data; with a run folder, every rank
+    also writes its own file."""
+    _screen.aside = aside
     for handler in list(_logger.handlers):
         _logger.removeHandler(handler)
         handler.close()

@@ -4,12 +4,13 @@ import os
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from launcher import log, processor
+from launcher import log, model, processor
 from launcher.data import sources
 from launcher.data.context import Context, Tools
 from launcher.data.digest import file_digest
@@ -63,7 +64,8 @@ class Reader:
         if column is None:
             return None, ()
         counted = Counter(label for row in train.all(column) for label in row)
-        labels = self.given or getattr(self.task.rows, "labels_found", Labels.found)(counted)
+        found = self.given or getattr(self.task.rows, "labels_found", Labels.found)(counted)
+        labels = self._in_order_of_the_model(found)
         if len(labels) < (least := self.task.TRAITS.least_labels):
             raise DataError(
                 f"the training data has the labels {', '.join(labels.names) or 'of nothing'}, and at least {least} are needed",
@@ -76,6 +78,22 @@ class Reader:
         if absent:
             log.say(f"note: no row of data.train has the labels {', '.join(absent)}")
         return labels, tuple(counted[name] for name in labels.names)
+
+    def _in_order_of_the_model(self, labels: Labels) -> Labels:
+        """A model that has learned these very labels keeps their order, or its head would mean others."""
+        if self.recipe.model.name_or_path is None:
+            return labels
+        named = model.load_config(self.recipe)[0].id2label or {}
+        own = tuple(named[number] for number in sorted(named))
+        if own == labels.names or set(own) != set(labels.names) or len(own) != len(labels):
+            return labels
+        if self.given is not None:
+            log.say(
+                "note: the model knows these labels in another order than data.labels, so its head has to learn anew"
+            )
+            return labels
+        log.say("note: the labels stand in the order in which the model knows them")
+        return replace(labels, names=own)
 
     def _source(self, source: Source, labels: Labels | None) -> Any:
         data, task = self.recipe.data, self.task

@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from launcher import log
 
-    log.set_up(1)
+    log.set_up(0, aside=True)
     from launcher.predict import Drawings, Predictor
 
     folder = Path(args.run)
