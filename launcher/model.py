@@ -79,17 +79,8 @@ def load(
     auto_class = getattr(transformers, task.TRAITS.auto_class)
     missing: Collection[str] = ()
     if section.init is not None:
-        # Under ZeRO-3, transformers leaves out what each layer draws by itself; so do we elsewhere, for one seed to mean one model.
-        with no_init_weights():
-            model = auto_class.from_config(
-                with_head(_config_from(section.init), head),
-                dtype=DTYPES[dtype],
-                attn_implementation=section.attn_implementation,
-                trust_remote_code=section.trust_remote_code,
-            )
-        if not is_deepspeed_zero3_enabled():
-            model.init_weights()
-            _draw_parametrized(model)
+        options = {"attn_implementation": section.attn_implementation, "trust_remote_code": section.trust_remote_code}
+        model = from_random_weights(auto_class, with_head(_config_from(section.init), head), dtype, **options)
     elif recipe.method == "qlora":
         with torch.device("meta"):
             config = with_head(load_config(recipe)[0], head)
@@ -108,13 +99,20 @@ def load(
     return model.train()
 
 
-def _draw_parametrized(model: Any) -> None:
-    """Weights that are computed from others (weight norm), which `init_weights` cannot reach: as the layer itself draws them."""
+def from_random_weights(auto_class: Any, config: Any, dtype: str, **options: Any) -> Any:
+    """A new model. Under ZeRO-3, transformers leaves out what each layer draws by itself; so do we elsewhere, for one seed to mean
+    one model. What `init_weights` cannot reach, weights that are computed from others (weight norm), is as the layer draws it."""
+    with no_init_weights():
+        model = auto_class.from_config(config, dtype=DTYPES[dtype], **options)
+    if is_deepspeed_zero3_enabled():
+        return model
+    model.init_weights()
     for module in model.modules():
         if torch.nn.utils.parametrize.is_parametrized(module, "weight"):
             fresh = torch.empty_like(module.weight)
             torch.nn.init.kaiming_uniform_(fresh, a=5**0.5)
             module.weight = fresh
+    return model
 
 
 def with_head(config: Any, head: Mapping[str, Any]) -> Any:

@@ -5,8 +5,11 @@ from pathlib import Path
 
 import pytest
 import tiny
+import tiny_pictures
+import tiny_tasks
 
 from launcher import model, parts, plan, processor, recipe
+from launcher.__main__ import main
 from launcher.errors import EnvironmentProblem, RecipeError
 from launcher.world import World
 
@@ -83,3 +86,10 @@ def test_a_chat_template_from_a_file_or_in_place(recipe: Path, tmp_path: Path) -
 
 def _recipe(path: Path, *overrides: str) -> recipe.Recipe:
     return recipe.load(path, overrides)
+
+
+def test_a_model_that_cannot_do_the_task_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tiny_tasks.make("object_detection", tmp_path)
+    tiny_pictures.save_vit(tmp_path / "vit")
+    assert main(["plan", str(path), f"model.name_or_path={tmp_path / 'vit'}"]) == 89
+    assert "a model of the kind vit cannot do object_detection" in capsys.readouterr().err

@@ -2,12 +2,15 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import tiny
 import yaml
 
+from launcher import loop
 from launcher.__main__ import main
 
 
@@ -137,3 +140,26 @@ def test_early_stopping_ends_the_run(recipe: Path, tmp_path: Path) -> None:
     assert tiny.train(recipe, *words, f"output_dir={run}") == 0
     steps = tiny.losses(run)
     assert max(steps) < 30
+
+
+def test_what_could_not_be_measured_does_not_end_the_run(recipe: Path, tmp_path: Path, monkeypatch) -> None:
+    """Nor does it count as the best: an area under a curve while the data has one class, for example."""
+    examined = loop.examine
+
+    def without(run: Any) -> Any:
+        verdict = examined(run)
+        return replace(verdict, metrics={}) if 0 < run.progress.step < 3 else verdict
+
+    monkeypatch.setattr(loop, "examine", without)
+    run = tmp_path / "run"
+    words = ["evaluation.eval_steps=1", "evaluation.metric_for_best_model=eval/loss", "training.max_steps=4"]
+    words += ["evaluation.early_stopping_patience=1", "optimizer.learning_rate=1e-3"]
+    assert tiny.train(recipe, *words, f"output_dir={run}") == 0
+    assert max(tiny.losses(run)) == 4
+
+
+def test_what_a_killed_export_left_is_cleared(finished_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(finished_run, tmp_path / "run")
+    (run / ".export-0badf00d").mkdir()
+    assert main(["export", str(run)]) == 0
+    assert not list(run.glob(".export-*"))

@@ -2,7 +2,7 @@
 
 import math
 
-from launcher.metrics import LOWER_IS_BETTER, finite, named
+from launcher.metrics import LOWER_IS_BETTER, finite, loss_of, named
 from launcher.metrics.classification import multi_label
 from launcher.metrics.regression import regression
 
@@ -29,3 +29,9 @@ def test_lower_is_better_names_metrics_that_shrink_as_predictions_improve() -> N
         multi_label([[0.9, 0.1]], [[1, 0]], ["a", "b"]).values,
     )
     assert {name for name in wrong if right[name] < wrong[name]} == {"hamming_loss"}
+
+
+def test_a_loss_of_nothing_is_none() -> None:
+    """0 would be the best of all losses."""
+    assert loss_of({"pixels": (6.0, 3.0), "dice": (1.0, 2.0), "none": (0.0, 0.0)}) == {"loss": 2.5}
+    assert loss_of({"pixels": (0.0, 0.0)}) == {}

@@ -15,7 +15,7 @@ import torch
 from transformers import AutoFeatureExtractor, AutoModelForAudioClassification, pipeline
 from workers import Workers
 
-from launcher import chance
+from launcher import chance, model
 from launcher.data.context import Context, Tools
 from launcher.data.labels import Labels
 from launcher.errors import DataError
@@ -245,3 +245,17 @@ def test_shards_of_normalised_weights_are_refused_before_anything_is_loaded(
     ]
     assert tiny.train(like_base, *words) == 89
     assert "normalised weights" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("kind", ["wav2vec2", "hubert", "wavlm"])
+def test_weights_that_are_computed_from_others_are_drawn_too(kind: str) -> None:
+    """Where memory that nobody wrote into holds NaN."""
+    shape = {"model_type": kind, **tiny_sounds.SHAPE, "num_conv_pos_embeddings": 8}
+    torch.use_deterministic_algorithms(True)
+    try:
+        assert torch.utils.deterministic.fill_uninitialized_memory
+        made = model.from_random_weights(AutoModelForAudioClassification, model._config_from(shape), "fp32")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    for name, weight in made.named_parameters():
+        assert torch.isfinite(weight).all(), name

@@ -183,3 +183,10 @@ def test_a_copy_of_the_data_has_rows_of_its_own_and_is_the_same_data(tmp_path: P
         shutil.move(tmp_path / name, tmp_path / f"{name}-moved")
     words = [f"data.{name}=[{{path: {tmp_path / name}-moved}}]" for name in ("train", "eval")]
     assert tiny.train(recipe, f"output_dir={tmp_path / 'run'}", *words, "--resume", "auto") == 0
+
+
+def test_an_adapter_of_weights_that_nobody_keeps_is_refused(tmp_path: Path, capsys) -> None:
+    recipe = tiny_tasks.make("image_classification", tmp_path)
+    words = ["method=lora", "model={init: {model_type: vit}}", "model.name_or_path=null"]
+    assert main(["plan", str(recipe), *words]) == 89
+    assert "model.init: random weights are nothing to adapt; use method: full" in capsys.readouterr().err

@@ -13,6 +13,7 @@ import torch
 from transformers import AutoModelForQuestionAnswering, AutoTokenizer
 
 from launcher.data.context import Context, Tools
+from launcher.data.labels import IGNORED
 from launcher.errors import DataError, RecipeError
 from launcher.schema import Data
 from launcher.tasks.question_answering import Config, metrics, objective, rows
@@ -260,3 +261,15 @@ def test_chinese_answers_are_characters_of_the_text(tokenizer: Any) -> None:
     half = [np.array([data[0]["start"], data[0]["start"], 2.0, 1.0, 3.0])]
     measured = metrics.summarize({"windows": (1.0, 1.0)}, half, data, context_of(tokenizer))
     assert measured.values["exact_match"] == 0 and measured.values["f1"] == pytest.approx(2 / 3)
+
+
+def test_data_from_which_nothing_can_be_learned_is_refused(tokenizer: Any) -> None:
+    class Train:
+        counts: dict[str, int] = {}
+
+        def all(self, name: str) -> list[int]:
+            return [IGNORED] * 3 if name == "start" else []
+
+    context = Context(tokenizer, Data())
+    with pytest.raises(DataError, match="no answer lies whole in a window"):
+        rows.head(Train(), context)

@@ -222,3 +222,12 @@ def test_what_is_ignored_counts_nowhere(tmp_path: Path) -> None:
     details = json.loads((tmp_path / "run" / "evaluation.json").read_text())
     assert details["confusion_matrix"]["labels"] == ["0", "1"]
     assert sum(map(sum, details["confusion_matrix"]["counts"])) == known
+
+
+def test_masks_of_none_of_the_labels_are_nothing_to_learn_from(tmp_path: Path, capsys) -> None:
+    recipe = tiny_tasks.make("semantic_segmentation", tmp_path)
+    for file in (tmp_path / "train" / "masks").glob("*.png"):
+        file.write_bytes(tiny_pictures.png(np.full_like(np.asarray(Image.open(file)), 7)))
+    words = [f"output_dir={tmp_path / 'run'}", "data.ignore_index=7", 'data.labels={"0": ground, "255": thing}']
+    assert tiny.train(recipe, *words) == 89
+    assert "no row of data.train has any of the labels" in capsys.readouterr().err

@@ -349,3 +349,20 @@ def test_a_row_without_a_target_is_predicted_and_one_without_a_source_is_named(f
     found = answers.questions([("a:1", {"source": "ab"}), ("a:2", {"source": " "})], given)
     assert found == [Question("ab", "x: ab", "", "a:1")]
     assert answers.ask("ab", {}, given).prompt == "x: ab"
+
+
+def test_only_rows_that_are_kept_are_asked(tmp_path: Path) -> None:
+    recipe = tiny_tasks.make("seq2seq_lm", tmp_path)
+    pairs = [("a b", "c d"), ("a " * 90, "x"), ("b", " "), ("e f", "g")]
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text("".join(json.dumps({"source": a, "target": b}) + "\n" for a, b in pairs))
+    words = [f"data.eval=[{{path: {rows}}}]", "data.on_truncate=drop", "data.on_error=skip", "training.max_steps=1"]
+    assert tiny.train(recipe, f"output_dir={tmp_path / 'run'}", *words) == 0
+    errors = json.loads((tmp_path / "run" / "evaluation.json").read_text())["errors"]
+    assert sorted(error["reference"] for error in errors) == ["c d", "g"]
+
+
+def test_a_model_from_a_mapping_begins_answers_with_the_padding_token() -> None:
+    shape = {"model_type": "t5", "d_model": 8, "d_kv": 4, "num_heads": 2, "num_layers": 1, "vocab_size": 20}
+    assert model._config_from(shape).decoder_start_token_id == 0
+    assert model._config_from({**shape, "decoder_start_token_id": 3}).decoder_start_token_id == 3

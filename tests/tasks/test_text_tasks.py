@@ -119,6 +119,12 @@ def run(task: str, folder: Path, rows: list[dict[str, str]], *words: str) -> int
 
 
 EVAL = "data.eval=[{path: train.csv}]"
+
+
+def evaluated_too(folder: Path) -> str:
+    return f"data.eval=[{{path: {folder / 'train.csv'}}}]"
+
+
 ROWS = [{"text": "the cat", "label": "a"}, {"text": "a dog", "label": "b"}, {"text": "red", "label": "b"}]
 
 
@@ -134,13 +140,60 @@ ROWS = [{"text": "the cat", "label": "a"}, {"text": "a dog", "label": "b"}, {"te
         (ROWS, [EVAL, "data.packing=true"], "data.packing: text_classification does not use it"),
         (ROWS, [EVAL, "evaluation.max_new_tokens=9"], "text_classification generates nothing"),
         (ROWS, [EVAL, "evaluation.metrics=[subset_accuracy]"], "cannot be measured on this"),
+        (ROWS, ["data.eval=[{path: lists.csv}]"], "data.train has one label a row, data.eval lists of labels"),
     ],
 )
 def test_bad_data_is_located(rows: Any, words: list[str], says: str, tmp_path: Path, capsys, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "lists.csv").write_text('text,label\nthe cat,"[""a"", ""b""]"\na dog,[]\n')
     assert run("text_classification", tmp_path, rows, *words) == 89
     said = capsys.readouterr()
     assert re.search(says, said.err), said.err
+
+
+def test_a_list_in_a_cell_of_a_csv_file_is_a_list(tmp_path: Path) -> None:
+    """As JSON or as Python writes it; what merely begins and ends like one is a label."""
+    lists = ['["a", "b"]', "['b']", "[]"]
+    assert (
+        run("text_classification", tmp_path, [{"text": "red", "label": one} for one in lists], evaluated_too(tmp_path))
+        == 0
+    )
+    config = json.loads((tmp_path / "run" / "export" / "config.json").read_text())
+    assert config["problem_type"] == SEVERAL and list(config["id2label"].values()) == ["a", "b"]
+    labels = ["[a]", "[1, 2", "[x](y)"]
+    other = tmp_path / "other"
+    other.mkdir()
+    assert (
+        run("text_classification", other, [{"text": "red", "label": one} for one in labels], evaluated_too(other)) == 0
+    )
+    config = json.loads((other / "run" / "export" / "config.json").read_text())
+    assert config["problem_type"] == SINGLE and sorted(config["id2label"].values()) == sorted(labels)
+
+
+@pytest.mark.parametrize("value", ["1e39", "-1e39", "1_000", "nan", "inf", "many"])
+def test_a_number_that_the_weights_cannot_hold_is_located(value: str, tmp_path: Path, capsys) -> None:
+    rows = [{"text": "the cat", "label": "1"}, {"text": "a dog", "label": value}]
+    assert run("text_regression", tmp_path, rows) == 89
+    assert "train.csv:3: a label must be a number of at most 3.4e+38" in capsys.readouterr().err
+
+
+def test_labels_that_the_model_knows_keep_its_order(tmp_path: Path, capsys) -> None:
+    """Or the rows of its head would stand for other labels."""
+    recipe = tiny_tasks.make("text_classification", tmp_path)
+    order, common = ["thing", "plant", "animal"], ["training.max_steps=1", "optimizer.learning_rate=1e-12"]
+    assert tiny.train(recipe, f"output_dir={tmp_path / 'first'}", f"data.labels={order}", "training.max_steps=8") == 0
+    again = [f"model.name_or_path={tmp_path / 'first' / 'export'}", *common]
+    assert tiny.train(recipe, f"output_dir={tmp_path / 'again'}", *again) == 0
+    assert "the labels stand in the order in which the model knows them" in capsys.readouterr().out
+    assert last(tmp_path / "again")["eval/loss"] == pytest.approx(last(tmp_path / "first")["eval/loss"], rel=1e-6)
+    config = json.loads((tmp_path / "again" / "export" / "config.json").read_text())
+    assert list(config["id2label"].values()) == order
+    assert tiny.train(recipe, f"output_dir={tmp_path / 'listed'}", "data.labels=[animal, plant, thing]", *again) == 0
+    assert "in another order than data.labels" in capsys.readouterr().out
+
+
+def last(run: Path) -> dict[str, float]:
+    return json.loads((run / "metrics.jsonl").read_text().splitlines()[-1])
 
 
 def test_rows_that_cannot_be_used_are_counted_and_skipped_where_the_recipe_says_so(tmp_path: Path, capsys) -> None:
