@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher import recipe
+from launcher import parts, recipe
 from launcher.__main__ import main
 
 ROOT = Path(__file__).parent.parent
@@ -107,3 +107,12 @@ def test_the_plain_version_of_the_textbook_example_runs_and_learns_the_same_labe
     ):
         assert told in code
     assert (tmp_path / "saved" / "model.safetensors").exists()
+
+
+def test_the_table_of_tasks_names_metrics_that_there_are() -> None:
+    rows = re.findall(r"^\| `(\w+)` \|.*\| ([^|]*) \|$", README, re.M)
+    known = {task: parts.load("tasks", task).TRAITS.metrics for task in parts.names("tasks")}
+    told = {task: re.findall(r"`(\w+[^_`])`", metrics) for task, metrics in rows if task in known}
+    assert set(told) == set(known) - {"causal_lm"}
+    for task, names in told.items():
+        assert set(names) <= set(known[task]), task
