@@ -15,6 +15,7 @@ def write(recipe: Recipe, plan: Plan, model: Any, step: int, metrics: dict[str, 
     is_plain = recipe.method == "full" or merged
     front = ["---", "library_name: " + ("transformers" if is_plain else "peft")]
     front += [f"base_model: {base}"] if base and not Path(base).exists() else []
+    front += [f"pipeline_tag: {parts.load('tasks', recipe.task).TRAITS.pipeline_tag}"]
     front += ["tags:", f"- {recipe.task}", f"- {recipe.method}", "---"]
     data = "\n".join(
         f"- {which}: `{Path(s.path).name if Path(s.path).exists() else s.path}`"

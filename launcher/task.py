@@ -27,7 +27,8 @@ class LossPlan(NamedTuple):
 
 @dataclass(frozen=True)
 class Traits:
-    """`auto_class`: of transformers. `formats`: of data (launcher/data/formats), the likeliest first.
+    """`auto_class`: of transformers. `pipeline_tag`: under which the hub lists such models. `formats`: of data
+    (launcher/data/formats), the likeliest first.
 
     `metrics` may be asked for under evaluation.metrics; `default_metrics` are measured where a recipe asks for none;
     `generated_metrics` need generated answers. `data_keys`: keys of `data` that this task reads and others may not.
@@ -42,6 +43,7 @@ class Traits:
     """
 
     auto_class: str
+    pipeline_tag: str
     formats: tuple[str, ...]
     metrics: tuple[str, ...]
     default_metrics: tuple[str, ...]

@@ -109,7 +109,7 @@ PAIRS = covering.cover(list(itertools.product(*CHOICES.values())), strength=2)
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_every_two_choices_train_like_one_process(task: Path, two: Workers, tmp_path: Path) -> None:
-    """Losses are those of one process that recomputes nothing: to rounding, or to what 16 bits cost."""
+    """Losses are those of one process that recomputes nothing: to rounding, or to what 16 bits cost, which both sides are off."""
 
     def trained(*chosen: str) -> dict[str, dict[int, float]]:
         run = tmp_path / "-".join(chosen)
@@ -129,7 +129,7 @@ def test_every_two_choices_train_like_one_process(task: Path, two: Workers, tmp_
         exact = trained(method, "none", "false", "fp32")
         for name, values in found.items():
             cost = max(abs(alone[name][step] / exact[name][step] - 1) for step in exact[name])
-            allowed = TOLERANCE["zero3"] + cost
+            allowed = TOLERANCE["zero3"] + 2 * cost
             assert values == pytest.approx(alone[name], rel=allowed), (method, strategy, recomputed, precision, name)
 
 
@@ -139,7 +139,9 @@ def metrics(run: Path) -> list[dict[str, float]]:
 
 def loads_as_its_card_says(run: Path) -> None:
     """The code in the model card gives the model that was trained, to what computing in 4 bits may change."""
-    code = re.search(r"```python\n(.*?)```", (run / "export" / "README.md").read_text(), re.S)
+    card = (run / "export" / "README.md").read_text()
+    assert "\npipeline_tag: " in card
+    code = re.search(r"```python\n(.*?)```", card, re.S)
     assert code is not None
     known: dict[str, Any] = {"folder": str(run / "export")}
     exec(code[1], known)

@@ -15,7 +15,9 @@ from launcher.errors import EnvironmentProblem, RecipeError
 from launcher.task import Traits
 
 PICTURE = Image.new("RGB", (50, 80), (200, 10, 10))
-CLASSES, PLACES = (Traits("", (), (), (), processor="image_processor", crops_pictures=crops) for crops in (True, False))
+CLASSES, PLACES = (
+    Traits("", "", (), (), (), processor="image_processor", crops_pictures=crops) for crops in (True, False)
+)
 
 
 def recipe(model_type: str, size: Any = None, **init: Any) -> Any:
@@ -87,7 +89,7 @@ def tried(model_class: str, config: Any, used: Any) -> Any:
 
     with torch.device("meta"):
         model = getattr(transformers, model_class)(config).train()
-    found = shape_trial.unused(model, used, recipe(config.model_type), Traits("", (), (), ()))
+    found = shape_trial.unused(model, used, recipe(config.model_type), Traits("", "", (), (), ()))
     assert model.training and all(weight.grad is None for weight in model.parameters())
     return found
 
@@ -113,7 +115,7 @@ def test_weights_that_nothing_depends_on_are_found() -> None:
 
 
 def test_a_feature_extractor_is_that_of_the_type_of_model() -> None:
-    used = processor._of_model(recipe("wav2vec2"), Traits("", (), (), (), processor="feature_extractor"))
+    used = processor._of_model(recipe("wav2vec2"), Traits("", "", (), (), (), processor="feature_extractor"))
     assert type(used).__name__ == "Wav2Vec2FeatureExtractor"
 
 

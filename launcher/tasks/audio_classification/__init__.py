@@ -5,6 +5,7 @@ from launcher.task import Traits
 
 TRAITS = Traits(
     auto_class="AutoModelForAudioClassification",
+    pipeline_tag="audio-classification",
     formats=("labelled_audio", "audio_folder"),
     metrics=LABEL_METRICS,
     default_metrics=USUAL_LABEL_METRICS,

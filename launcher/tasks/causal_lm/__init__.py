@@ -11,6 +11,7 @@ from launcher.task import Traits
 
 TRAITS = Traits(
     auto_class="AutoModelForCausalLM",
+    pipeline_tag="text-generation",
     formats=("messages", "prompt_completion", "text"),
     metrics=("loss", "perplexity", "token_accuracy", "token_f1"),
     default_metrics=("loss", "perplexity", "token_accuracy"),

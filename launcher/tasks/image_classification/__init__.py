@@ -5,6 +5,7 @@ from launcher.task import Traits
 
 TRAITS = Traits(
     auto_class="AutoModelForImageClassification",
+    pipeline_tag="image-classification",
     formats=("labelled_image", "image_folder"),
     metrics=LABEL_METRICS,
     default_metrics=USUAL_LABEL_METRICS,

@@ -11,6 +11,7 @@ Coefficient = Annotated[float, Field(ge=0)]
 
 TRAITS = Traits(
     auto_class="AutoModelForObjectDetection",
+    pipeline_tag="object-detection",
     formats=("boxed_image", "coco", "voc"),
     metrics=("loss", "map", "map_50", "map_75", "map_small", "map_medium", "map_large", "mar_100"),
     default_metrics=("loss", "map", "map_50", "map_75", "mar_100"),

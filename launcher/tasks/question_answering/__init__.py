@@ -7,6 +7,7 @@ METRICS = ("loss", "exact_match", "f1", "HasAns_exact", "HasAns_f1", "NoAns_exac
 
 TRAITS = Traits(
     auto_class="AutoModelForQuestionAnswering",
+    pipeline_tag="question-answering",
     formats=("question_answers", "squad"),
     metrics=METRICS,
     default_metrics=METRICS,  # the last four where the data has questions with and without an answer

@@ -9,6 +9,7 @@ from launcher.task import Traits
 
 TRAITS = Traits(
     auto_class="AutoModelForSemanticSegmentation",
+    pipeline_tag="image-segmentation",
     formats=("masked_image", "mask_folder"),
     metrics=(
         "loss",

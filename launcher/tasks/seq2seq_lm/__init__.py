@@ -11,6 +11,7 @@ GENERATED = ("bleu", "chrf", "rouge1", "rouge2", "rougeL")
 
 TRAITS = Traits(
     auto_class="AutoModelForSeq2SeqLM",
+    pipeline_tag="text2text-generation",
     formats=("source_target",),
     metrics=("loss", "perplexity", "token_accuracy", *GENERATED),
     default_metrics=("loss", "perplexity", "token_accuracy"),

@@ -5,6 +5,7 @@ from launcher.task import Traits
 
 TRAITS = Traits(
     auto_class="AutoModelForSequenceClassification",
+    pipeline_tag="text-classification",
     formats=("labelled_text",),
     metrics=LABEL_METRICS,
     default_metrics=USUAL_LABEL_METRICS,

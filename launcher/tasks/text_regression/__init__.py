@@ -5,6 +5,7 @@ from launcher.task import Traits
 
 TRAITS = Traits(
     auto_class="AutoModelForSequenceClassification",
+    pipeline_tag="text-classification",
     formats=("labelled_text",),
     metrics=("loss", "mse", "rmse", "mae", "pearson", "spearman", "r2"),
     default_metrics=("loss", "mse", "mae", "pearson", "spearman", "r2"),

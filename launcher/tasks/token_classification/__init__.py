@@ -7,6 +7,7 @@ METRICS = ("loss", "f1", "precision", "recall", "token_accuracy", "f1_macro")
 
 TRAITS = Traits(
     auto_class="AutoModelForTokenClassification",
+    pipeline_tag="token-classification",
     formats=("tagged_tokens", "conll", "conllu"),
     metrics=METRICS,
     default_metrics=METRICS,  # of which spans have f1, precision and recall, and other tags f1_macro
