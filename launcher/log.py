@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+from functools import cache
 from pathlib import Path
 
 _logger = logging.getLogger("launcher")
@@ -44,6 +45,12 @@ def set_up(rank: int, folder: Path | None = None) -> None:
 
 def say(message: str) -> None:
     _logger.info(message)
+
+
+@cache
+def say_once(message: str) -> None:
+    """What is found out more than once: a folder is read for its fingerprint and for its rows."""
+    say(message)
 
 
 def live(line: str) -> None:

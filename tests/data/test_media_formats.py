@@ -81,6 +81,27 @@ def test_files_that_are_no_pictures_are_counted_once(tmp_path: Path, capsys: pyt
     assert capsys.readouterr().out.count("2 files are left out, Thumbs.db for one") == 1
 
 
+def test_a_link_to_a_folder_that_is_read_anyway_gives_no_picture_twice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from launcher import log
+
+    log.set_up(0)
+    touch(tmp_path, "train/blue/1.png", "train/red/2.png", "elsewhere/3.png", "train/.store/4.png")
+    links = {"blue/up": "..", "green": "red", "red/top": "../..", "yellow": "../elsewhere", "white": ".store"}
+    for link, target in links.items():
+        (tmp_path / "train" / link).symlink_to(target, target_is_directory=True)
+    found = rows(tmp_path / "train", "image_folder")
+    assert [(Path(row["image"]).name, row["label"]) for row in found] == [
+        ("1.png", "blue"),
+        ("2.png", "red"),
+        ("4.png", "white"),
+        ("3.png", "yellow"),
+    ]
+    said = capsys.readouterr().out
+    assert all(f"{tmp_path}/train/{link} is left out" in said for link in ("blue/up", "green", "red/top"))
+
+
 def test_a_picture_outside_of_the_classes_has_no_label(tmp_path: Path) -> None:
     touch(tmp_path, "1.png", "cat/2.png")
     found, errors = spoiled(tmp_path, "image_folder")

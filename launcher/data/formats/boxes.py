@@ -12,9 +12,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from launcher import log
 from launcher.data.formats.cells import Cells, Row, names
 from launcher.data.formats.layout import PICTURES, Layout, files_below, first_file, head
-from launcher.data.formats.media import media, say_once
+from launcher.data.formats.media import media
 from launcher.data.readers import Read, json_of
 from launcher.errors import DataError
 from launcher.schema import Source
@@ -82,7 +83,7 @@ def _boxes_by_image(path: Path, whole: Row, images: Mapping[Any, Row]) -> dict[A
         if not annotation.get("iscrowd"):
             of_image[image].append(annotation)
     if crowds:
-        say_once(f"note: {path}: {crowds} crowd annotations are left out")
+        log.say_once(f"note: {path}: {crowds} crowd annotations are left out")
     return of_image
 
 

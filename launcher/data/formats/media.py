@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +54,7 @@ def in_classes(path: Path, column: str, suffixes: Sequence[str], labelled: bool)
 
 def say_left_out(path: Path, files: Sequence[Path], reason: str) -> None:
     if files:
-        say_once(f"note: {path}: {len(files)} files are left out, {files[0].name} for one: they {reason}")
-
-
-@cache
-def say_once(message: str) -> None:
-    """A folder is read more than once: for its fingerprint, for its rows."""
-    log.say(message)
+        log.say_once(f"note: {path}: {len(files)} files are left out, {files[0].name} for one: they {reason}")
 
 
 def class_folders(column: str, suffixes: tuple[str, ...], what: str) -> Layout:
