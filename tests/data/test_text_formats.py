@@ -215,6 +215,7 @@ def test_answers_come_as_a_list_or_as_the_hub_writes_them(tmp_path: Path) -> Non
         (("Rome", 0), "it stands nowhere in the context"),
         (("France", 999), "nothing is"),
         (("", 0), "the text is empty"),
+        ((" ", 5), "the text is empty"),
         (("France", 12.0), "a whole number"),
         (("France", True), "a whole number"),
         ((None, 0), "the text must be text, not empty"),
