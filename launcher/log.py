@@ -6,6 +6,8 @@ import sys
 from functools import cache
 from pathlib import Path
 
+from launcher.errors import printable
+
 _logger = logging.getLogger("launcher")
 _logger.setLevel(logging.INFO)
 _logger.propagate = False
@@ -44,7 +46,7 @@ def set_up(rank: int, folder: Path | None = None) -> None:
 
 
 def say(message: str) -> None:
-    _logger.info(message)
+    _logger.info(printable(message))
 
 
 @cache

@@ -16,7 +16,7 @@ def question_answers(cells: Cells) -> Row:
     """{id, question, context, answers}; answer_start counts characters, no answer at all is a question without one."""
     name = cells.get("id")
     example: Row = {
-        "id": cells.where if name is None else str(name),
+        "id": cells.where if name is None else checked_text(str(name), cells.said("id"), cells.where),
         "question": cells.text("question"),
         "context": cells.text("context"),
     }
