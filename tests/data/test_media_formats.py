@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 from written import put, read, rows, spoiled, touch
 
+from launcher.data.formats.media import media_digest
+
 # --- rows that name files ---------------------------------------------------------------------------------------------
 
 
@@ -44,6 +46,17 @@ def test_a_cell_that_names_no_file_is_refused(cell: Any, name: str, column: str,
     good = {**rest, column: "a"}
     found, errors = spoiled(put(tmp_path, "a.jsonl", [good, {**rest, column: cell}, good]), name)
     assert len(found) == 2 and [error.where for error in errors] == [f"{tmp_path}/a.jsonl:2"]
+
+
+def test_a_name_that_is_not_utf_8_is_named_in_a_way_that_can_be_printed(tmp_path: Path) -> None:
+    touch(tmp_path, "red/caf\udce9.png", "r\udce9d/2.png", "red/3.png")
+    found, errors = spoiled(tmp_path, "image_folder")
+    assert [Path(row["image"]).name for row in found] == ["3.png"]
+    names = [f"{tmp_path}/red/caf\\udce9.png", f"{tmp_path}/r\\udce9d/2.png"]
+    assert [str(error) for error in errors] == [
+        f"{name}: the name {name} is not UTF-8; rename the file or its folder" for name in names
+    ]
+    assert media_digest([tmp_path / "red/caf\udce9.png", Path("no\ud83d name")], tmp_path).startswith("2 ")
 
 
 def test_pictures_of_the_hub_come_undecoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
