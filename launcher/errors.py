@@ -6,6 +6,11 @@ Each kind has the exit code that `launcher` ends with; `__main__` prints the mes
 import errno
 
 
+def printable(text: str) -> str:
+    """With an escape for each half character, as in names of files that are not UTF-8: neither screens nor files take one."""
+    return text.encode(errors="backslashreplace").decode()
+
+
 class LauncherError(Exception):
     """A problem that is the user's to solve. `where` is a `file:line:column`, a file and row, or a folder."""
 
@@ -13,7 +18,7 @@ class LauncherError(Exception):
 
     def __init__(self, problem: str, *, where: str = "", fix: str = ""):
         self.problem, self.where, self.fix = problem, where, fix
-        super().__init__(f"{where}{': ' if where else ''}{problem}{'; ' if fix else ''}{fix}")
+        super().__init__(printable(f"{where}{': ' if where else ''}{problem}{'; ' if fix else ''}{fix}"))
 
 
 class Preempted(LauncherError):

@@ -3,7 +3,10 @@
 import logging
 import os
 import sys
+from functools import cache
 from pathlib import Path
+
+from launcher.errors import printable
 
 _logger = logging.getLogger("launcher")
 _logger.setLevel(logging.INFO)
@@ -45,7 +48,13 @@ def set_up(rank: int, folder: Path | None = None, aside: bool = False) -> None:
 
 
 def say(message: str) -> None:
-    _logger.info(message)
+    _logger.info(printable(message))
+
+
+@cache
+def say_once(message: str) -> None:
+    """What is found out more than once: a folder is read for its fingerprint and for its rows."""
+    say(message)
 
 
 def live(line: str) -> None:

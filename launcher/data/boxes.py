@@ -31,6 +31,24 @@ def inside(
     return np.concatenate([cut[:, :2], cut[:, 2:] - cut[:, :2]], 1), int((reaches > 0).sum())
 
 
+def insist_on_frame(said: tuple[int, int] | None, size: tuple[int, int], stored: tuple[int, int], where: str) -> None:
+    """DataError where a file says that its boxes belong to a picture of another size than the upright one.
+
+    Each is width and height; `stored`: before the picture is turned upright.
+    """
+    if said in (None, size):
+        return
+    shown, upright = (" x ".join(map(str, pixels)) for pixels in (said, size))
+    if said == stored:
+        raise DataError(
+            f"the boxes are drawn in the picture as it is stored, {shown} pixels, and upright, as its EXIF orientation has it, "
+            f"it is {upright}",
+            where=where,
+            fix="draw them anew or remove the orientation, or set data.on_error: skip",
+        )
+    raise DataError(f"the boxes are for a picture of {shown} pixels, and this one is {upright}", where=where, fix=MEND)
+
+
 def corners(boxes: np.ndarray) -> np.ndarray:
     """(n, 4) x, y, width, height -> x1, y1, x2, y2."""
     return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1)

@@ -5,11 +5,12 @@ Classes are 0, 1, ... in the order of the labels, and 255 where a pixel does not
 """
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from launcher import log
 from launcher.data.context import Context, Tools
 from launcher.data.labels import Labels
 from launcher.errors import DataError, RecipeError
@@ -88,6 +89,25 @@ def insist_on_known(context: Context, counts: Mapping[str, int]) -> None:
             f"no mask has {absent[0]}, and 255, which {counts[IGNORED_COUNT]} masks have, is ignored",
             fix='name it under data.labels, {"255": ...}, or set data.ignore_index: 255',
         )
+
+
+def insist_on_ignored(rows: Iterable[Collection[str]], context: Context) -> None:
+    """Where data.labels is not given: says how many of the rows, which hold numbers, have 255 though it is no label.
+
+    DataError where it is probably one: more of them have it than have the rarest label, or data.ignore_index says another.
+    """
+    assert context.labels is not None
+    if context.data.labels is not None or str(IGNORED) in context.labels.values:
+        return
+    number = sum(str(IGNORED) in row for row in rows)
+    rarest, name = min(zip(context.label_counts, context.labels.names, strict=True))
+    if number and (number > rarest or context.data.ignore_index is not None):
+        raise DataError(
+            f"{number} masks have pixels of 255, and {rarest} have the label {name}: is 255 a label?",
+            fix="list data.labels, or set data.ignore_index: 255 if it is none",
+        )
+    if number:
+        log.say(f"data.train: {number:,} {IGNORED_COUNT}")
 
 
 def classes(found: np.ndarray, context: Context) -> np.ndarray:

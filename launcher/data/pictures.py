@@ -43,7 +43,7 @@ def stored(row: Mapping[str, Any], name: str) -> "Image":
 
 
 def decoded(content: bytes, where: str) -> "Image":
-    """A picture upright, as it is in the file. DataError for one that cannot be read."""
+    """A picture upright, else as it is in the file, and `info["stored_size"]` there. DataError for one that cannot be read."""
     from PIL import ImageOps, UnidentifiedImageError
 
     try:
@@ -58,6 +58,7 @@ def decoded(content: bytes, where: str) -> "Image":
         raise DataError(f"the picture cannot be read: {problem}", where=where, fix=MEND) from error
     assert upright is not None
     upright.format = picture.format
+    upright.info["stored_size"] = picture.size
     return upright
 
 

@@ -5,6 +5,7 @@ one that has changed since is an error.
 """
 
 import io
+import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from launcher.errors import DataError, RecipeError
 
 # A shorter clip is followed by silence: wav2vec2 needs 25 ms for a single frame, and 0.21 s for the ten that it masks at a time.
 SHORTEST_SECONDS = 0.25
+SLACK_BYTES = 64  # some programs count the header as well
+STREAMED_BYTES = 0x7FFF0000  # from here on a size means that a program wrote into a pipe and did not know it
 MEND = "mend or remove the sound, or set data.on_error: skip"
 KINDS = {**media_rows.kinds("audio"), "samples": "int"}  # columns of prepared rows
 
@@ -45,12 +48,26 @@ def decoded(content: bytes, where: str) -> tuple[np.ndarray, int]:
     except (RuntimeError, TypeError, ValueError) as error:
         said = str(error).rpartition(": ")[2].rstrip(".")
         raise DataError(f"the sound cannot be read: {said}", where=where, fix=MEND) from error
+    _insist_on_all(content, where)
     sound: np.ndarray = channels.mean(1, dtype=np.float32)
     if not len(sound):
         raise DataError("the sound has no samples", where=where, fix=MEND)
     if not np.isfinite(sound).all():
         raise DataError("the sound has samples that are no finite numbers", where=where, fix=MEND)
     return sound, rate
+
+
+def _insist_on_all(content: bytes, where: str) -> None:
+    """DataError for a WAV file that was cut off, whose header promises more than there is; it would end early in silence."""
+    place = len(b"RIFF....WAVE")
+    while content[:4] == b"RIFF" and place + 8 <= len(content):
+        name, size = struct.unpack_from("<4sI", content, place)
+        place += 8
+        there = len(content) - place
+        if name == b"data" and there + SLACK_BYTES < size < STREAMED_BYTES:
+            problem = f"the sound is cut off: its header promises {size:,} bytes of samples, and {there:,} are there"
+            raise DataError(problem, where=where, fix=MEND)
+        place += size + size % 2
 
 
 def at_rate(sound: np.ndarray, own_rate: int, rate: int) -> np.ndarray:

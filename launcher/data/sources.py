@@ -18,7 +18,7 @@ from launcher.data.formats.cells import Cells, Row
 from launcher.data.formats.layout import Layout, files_below
 from launcher.data.formats.media import MEDIA, media_digest, named_file
 from launcher.data.readers import Read
-from launcher.errors import DataError
+from launcher.errors import DataError, printable
 from launcher.schema import Source
 
 
@@ -153,7 +153,7 @@ def _rows(source: Source, name: str | None, labelled: bool) -> Iterator[tuple[Pa
         folder = _folder(source, path)
         rows = layout.read(path, source, labelled) if layout else readers.read(path, source.header or ())
         try:
-            yield from ((folder, where, row) for where, row in rows)
+            yield from ((folder, printable(where), row) for where, row in rows)
         except UnicodeDecodeError as error:
             raise DataError(f"not UTF-8 text: {error.reason} at byte {error.start}", where=str(path)) from None
         except OSError as error:

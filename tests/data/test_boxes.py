@@ -127,6 +127,18 @@ def test_coco_without_annotations_is_for_prediction(tmp_path: Path) -> None:
     assert [sorted(row) for row in rows(path, "coco", labelled=False)] == [["image"], ["image"]]
 
 
+@pytest.mark.parametrize(
+    ("width", "height", "size"),
+    [(41, 31, (41, 31)), (41.0, "31", (41, 31)), (0, 0, None), (None, 31, None), ("", "x", None), ("nan", "inf", None)],
+)
+def test_the_size_that_a_file_says_goes_with_its_boxes(width: Any, height: Any, size: Any, tmp_path: Path) -> None:
+    coco = broken_coco(tmp_path, images=[{"id": 1, "file_name": "a.jpg", "width": width, "height": height}])
+    assert rows(coco, "coco")[0].get("size") == size
+    said = f"<size><width>{width}</width><height>{height}</height></size></annotation>"
+    put(tmp_path, "xml/a.xml", voc("a.jpg").replace("</annotation>", said))
+    assert rows(tmp_path / "xml", "voc", media=str(tmp_path))[0].get("size") == size
+
+
 LAUGHS = '<!DOCTYPE x [<!ENTITY a0 "ha">' + "".join(f'<!ENTITY a{i} "{f"&a{i - 1};" * 10}">' for i in range(1, 10))
 
 

@@ -1,5 +1,6 @@
 """Which number in a mask is which class, and which does not count."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -7,11 +8,13 @@ import pytest
 from PIL import Image
 from tiny_pictures import png
 
+from launcher import log
 from launcher.data import masks, pictures
 from launcher.data.context import Context, Tools
 from launcher.data.labels import Labels
 from launcher.errors import DataError, RecipeError
 from launcher.schema import Data
+from launcher.tasks.semantic_segmentation import rows as semantic_segmentation
 
 MASK = np.array([[0, 1, 255], [255, 0, 1]], np.uint8)
 
@@ -100,6 +103,28 @@ def test_255_that_is_probably_the_missing_label_is_not_ignored_in_silence() -> N
     many = masks.labels_given(Data(labels=tuple(map(str, range(256)))))
     with pytest.raises(DataError, match="256 different numbers"):
         masks.insist_on_known(context(many, (1,) * 256), {})
+
+
+def test_255_beside_labels_that_are_found_is_said_or_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    def seen(*rows: list[str], **data: Any) -> None:
+        labels = masks.labels_found(value for row in rows for value in row)
+        counts = tuple(sum(name in row for row in rows) for name in labels.names)
+        train = SimpleNamespace(counts={}, all=lambda column: rows)
+        semantic_segmentation.head(train, Context(None, Data(**data), labels=labels, label_counts=counts))
+
+    log.set_up(0)
+    seen(["0", "255"], ["0"])
+    seen(["0", "1"], ["0"])
+    seen(["0", "1", "255"], ["0", "255"], ["0", "1"], labels=("a", "b"))
+    assert capsys.readouterr().out == ""
+    seen(["0", "128", "255"], ["0", "128"])
+    assert capsys.readouterr().out == "data.train: 1 masks with pixels of 255, which are ignored\n"
+    with pytest.raises(
+        DataError, match="2 masks have pixels of 255, and 1 have the label 1.*; list data.labels, or set"
+    ):
+        seen(["0", "1"], ["0", "255"], ["0", "255"])
+    with pytest.raises(DataError, match="is 255 a label"):
+        seen(["0", "1", "255"], ["0", "1"], ignore_index=7)
 
 
 def test_a_mask_comes_back_from_its_png_and_a_resized_one_has_no_new_classes() -> None:

@@ -6,6 +6,8 @@ from typing import Any
 import pytest
 from written import put, read, rows, spoiled, touch
 
+from launcher.data.formats.media import media_digest
+
 # --- rows that name files ---------------------------------------------------------------------------------------------
 
 
@@ -46,6 +48,17 @@ def test_a_cell_that_names_no_file_is_refused(cell: Any, name: str, column: str,
     assert len(found) == 2 and [error.where for error in errors] == [f"{tmp_path}/a.jsonl:2"]
 
 
+def test_a_name_that_is_not_utf_8_is_named_in_a_way_that_can_be_printed(tmp_path: Path) -> None:
+    touch(tmp_path, "red/caf\udce9.png", "r\udce9d/2.png", "red/3.png")
+    found, errors = spoiled(tmp_path, "image_folder")
+    assert [Path(row["image"]).name for row in found] == ["3.png"]
+    names = [f"{tmp_path}/red/caf\\udce9.png", f"{tmp_path}/r\\udce9d/2.png"]
+    assert [str(error) for error in errors] == [
+        f"{name}: the name {name} is not UTF-8; rename the file or its folder" for name in names
+    ]
+    assert media_digest([tmp_path / "red/caf\udce9.png", Path("no\ud83d name")], tmp_path).startswith("2 ")
+
+
 def test_pictures_of_the_hub_come_undecoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import datasets
 
@@ -79,6 +92,27 @@ def test_files_that_are_no_pictures_are_counted_once(tmp_path: Path, capsys: pyt
     touch(tmp_path, "cat/1.png", "cat/Thumbs.db", "notes.txt")
     assert len(rows(tmp_path, "image_folder")) == len(rows(tmp_path, "image_folder")) == 1
     assert capsys.readouterr().out.count("2 files are left out, Thumbs.db for one") == 1
+
+
+def test_a_link_to_a_folder_that_is_read_anyway_gives_no_picture_twice(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from launcher import log
+
+    log.set_up(0)
+    touch(tmp_path, "train/blue/1.png", "train/red/2.png", "elsewhere/3.png", "train/.store/4.png")
+    links = {"blue/up": "..", "green": "red", "red/top": "../..", "yellow": "../elsewhere", "white": ".store"}
+    for link, target in links.items():
+        (tmp_path / "train" / link).symlink_to(target, target_is_directory=True)
+    found = rows(tmp_path / "train", "image_folder")
+    assert [(Path(row["image"]).name, row["label"]) for row in found] == [
+        ("1.png", "blue"),
+        ("2.png", "red"),
+        ("4.png", "white"),
+        ("3.png", "yellow"),
+    ]
+    said = capsys.readouterr().out
+    assert all(f"{tmp_path}/train/{link} is left out" in said for link in ("blue/up", "green", "red/top"))
 
 
 def test_a_picture_outside_of_the_classes_has_no_label(tmp_path: Path) -> None:

@@ -85,6 +85,21 @@ def test_an_empty_file_a_cut_one_and_one_that_is_gone_are_named(tmp_path: Path) 
         heard(str(tmp_path / "gone.wav"), 8000)
 
 
+@pytest.mark.parametrize("form", ["WAV", "WAVEX"])
+def test_a_wav_file_that_was_cut_off_is_named_and_one_from_a_pipe_is_heard(form: str) -> None:
+    content = wav(sine(440, 1, 8000), format=form)
+    promised = content.index(b"data") + 4
+    for end in (len(content) // 2, promised + 20):
+        with pytest.raises(
+            DataError, match="^here: the sound is cut off: .* 16,000 bytes of samples, and .* are there; mend"
+        ):
+            heard(content[:end], 8000)
+    assert np.array_equal(heard(content + b"LIST\4\0\0\0more", 8000), heard(content, 8000))
+    for size in (0xFFFFFFFF, 0x7FFFF000, 16000 + 36):
+        piped = content[:promised] + size.to_bytes(4, "little") + content[promised + 4 :]
+        assert np.array_equal(heard(piped, 8000), heard(content, 8000))
+
+
 def test_a_file_that_has_changed_since_is_not_heard(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     path.write_bytes(wav(sine(440, 1, 8000)))

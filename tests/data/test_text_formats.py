@@ -30,6 +30,19 @@ def test_what_is_no_label_is_refused(label: Any, tmp_path: Path) -> None:
         rows(path, "labelled_text")
 
 
+@pytest.mark.parametrize("label", ["\ud83d", ["a", "\ud83d"]])
+def test_half_a_character_is_no_label_and_no_id(label: Any, tmp_path: Path) -> None:
+    path = put(tmp_path, "a.jsonl", [{"text": "a", "label": label}])
+    with pytest.raises(DataError, match=r"a\.jsonl:1: column 'label' holds half a character"):
+        rows(path, "labelled_text")
+    path = put(tmp_path, "a.jsonl", [question(id="1\ud83d")])
+    with pytest.raises(DataError, match=r"a\.jsonl:1: column 'id' holds half a character at position 1"):
+        rows(path, "question_answers")
+    path = put(tmp_path, "a.json", {"data": [{"paragraphs": [{"context": CONTEXT, "qas": [question(id="1\ud83d")]}]}]})
+    with pytest.raises(DataError, match=r"qas\[0\] \(1\\ud83d\): column 'id' holds half"):
+        rows(path, "squad")
+
+
 def test_a_default_fills_what_is_left_out_or_null_and_nothing_else(tmp_path: Path) -> None:
     path = put(tmp_path, "a.jsonl", [{"t": "a"}, {"t": "b", "l": None}, {"t": "c", "l": ["x"]}, {"t": "d", "l": []}])
     options = {"columns": {"text": "t", "label": "l"}, "defaults": {"label": ["none"]}}
@@ -215,6 +228,7 @@ def test_answers_come_as_a_list_or_as_the_hub_writes_them(tmp_path: Path) -> Non
         (("Rome", 0), "it stands nowhere in the context"),
         (("France", 999), "nothing is"),
         (("", 0), "the text is empty"),
+        ((" ", 5), "the text is empty"),
         (("France", 12.0), "a whole number"),
         (("France", True), "a whole number"),
         ((None, 0), "the text must be text, not empty"),

@@ -1,6 +1,7 @@
 """What tests of data share: writing files, and reading a source with any format of the launcher."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def put(folder: Path, name: str, content: Any) -> Path:
 def touch(folder: Path, *names: str) -> None:
     """Files that hold their own names."""
     for name in names:
-        put(folder, name, name.encode())
+        put(folder, name, os.fsencode(name))
 
 
 def voc(filename: str, *objects: tuple[str, tuple[Any, ...]]) -> str:

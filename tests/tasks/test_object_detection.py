@@ -1,5 +1,6 @@
 """Boxes in pictures: losses against transformers' own, boxes from the file to the model and back, what is wrong with them."""
 
+import contextlib
 import json
 import math
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import tiny_pictures
 import tiny_tasks
 import torch
 from detectors import CONFIGS, QUERIES, as_transformers, batch, detector
+from PIL import Image
 from transformers import AutoImageProcessor, DetrImageProcessorPil, YolosImageProcessorPil, pipeline
 
 from launcher import log, new_head
@@ -224,6 +226,30 @@ def test_a_box_is_cut_by_at_most_a_pixel_and_counted() -> None:
     found = row(40, 30, [[-1, 0, 11, 5], [30, 20, 10.5, 11], [0, 0, 40, 30]], ["a", "b", "a"])
     assert found["boxes"] == [0, 0, 10, 5, 30, 20, 10, 10, 0, 0, 40, 30]
     assert found["counts"] == {"rows read": 1, "rows kept": 1, "boxes": 3, rows.CUT: 2}
+
+
+def turned(width: int, height: int) -> bytes:
+    """A picture that is stored so, and stands upright the other way round."""
+    orientation = Image.Exif()
+    orientation[0x0112] = 6
+    return tiny_pictures.png(np.zeros((height, width, 3), np.uint8), format="JPEG", exif=orientation)
+
+
+@pytest.mark.parametrize(
+    ("size", "said"),
+    [
+        ((30, 40), None),
+        (None, None),
+        ((40, 30), "as it is stored, 40 x 30 pixels, and upright, as its EXIF orientation has it, it is 30 x 40"),
+        ((60, 80), "the boxes are for a picture of 60 x 80 pixels, and this one is 30 x 40"),
+    ],
+)
+def test_boxes_belong_to_the_upright_picture(size: tuple[int, int] | None, said: str | None) -> None:
+    example = {"image": turned(40, 30), "boxes": [[1, 2, 3, 4]], "labels": ["a"], "size": size}
+    made = rows.rows("boxes.json image 7", example, Tools(None, Data(), "error", {}))
+    with pytest.raises(DataError, match=f"^boxes.json image 7: .*{said}") if said else contextlib.nullcontext():
+        assert len(list(made)) == 1
+    assert len(list(rows.rows("here", example, Tools(None, Data(), "error", {}, labelled=False)))) == 1
 
 
 def test_a_picture_without_boxes_is_a_row_and_one_to_predict_needs_none() -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from launcher.data.formats.answers import SQUAD, question_answers
-from launcher.data.formats.boxes import COCO, VOC, boxed_image
+from launcher.data.formats.boxes import COCO, VOC, boxed_image, sized_image
 from launcher.data.formats.cells import Cells, Row
 from launcher.data.formats.conversations import messages, prompt_completion, text
 from launcher.data.formats.images import IMAGE_FOLDER, MASK_FOLDER, labelled_image, masked_image
@@ -53,8 +53,8 @@ FORMATS: dict[str, Format] = {
     "labelled_image": Format(("image",), ("label",), labelled_image),
     "image_folder": Format(("image",), ("label",), labelled_image, IMAGE_FOLDER),
     "boxed_image": Format(("image",), ("boxes", "labels"), boxed_image),
-    "coco": Format(("image",), ("boxes", "labels"), boxed_image, COCO),
-    "voc": Format(("image",), ("boxes", "labels"), boxed_image, VOC),
+    "coco": Format(("image",), ("boxes", "labels"), sized_image, COCO),
+    "voc": Format(("image",), ("boxes", "labels"), sized_image, VOC),
     "masked_image": Format(("image",), ("mask",), masked_image),
     "mask_folder": Format(("image",), ("mask",), masked_image, MASK_FOLDER),
     "labelled_audio": Format(("audio",), ("label",), labelled_audio),

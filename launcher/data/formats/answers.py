@@ -16,7 +16,7 @@ def question_answers(cells: Cells) -> Row:
     """{id, question, context, answers}; answer_start counts characters, no answer at all is a question without one."""
     name = cells.get("id")
     example: Row = {
-        "id": cells.where if name is None else str(name),
+        "id": cells.where if name is None else checked_text(str(name), cells.said("id"), cells.where),
         "question": cells.text("question"),
         "context": cells.text("context"),
     }
@@ -39,7 +39,7 @@ def _answer(answer: Any, context: str, where: str) -> Row:
     if not isinstance(answer, dict) or type(answer.get("answer_start")) is not int:
         raise DataError("an answer needs a text and an answer_start, a whole number", where=where)
     text, start = checked_text(answer.get("text"), "the text", where), answer["answer_start"]
-    if not text:
+    if not text.strip():
         raise DataError("the text is empty", where=where, fix="a question without an answer has answers: []")
     if start < 0 or not context.startswith(text, start):
         there = f"{context[start : start + len(text)]!r} does" if 0 <= start < len(context) else "nothing is"

@@ -12,9 +12,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from launcher import log
 from launcher.data.formats.cells import Cells, Row, names
 from launcher.data.formats.layout import PICTURES, Layout, files_below, first_file, head
-from launcher.data.formats.media import media, say_once
+from launcher.data.formats.media import media
 from launcher.data.readers import Read, json_of
 from launcher.errors import DataError
 from launcher.schema import Source
@@ -34,11 +35,26 @@ def boxed_image(cells: Cells) -> Row:
     return {**example, "boxes": boxes, "labels": labels}
 
 
+def sized_image(cells: Cells) -> Row:
+    """And `size`, width and height, where a COCO or VOC file says for which picture its boxes are."""
+    example, size = boxed_image(cells), cells.get("size")
+    return example if size is None else {**example, "size": size}
+
+
 def _box(cells: Cells, number: int, box: Any) -> list[float]:
     is_box = isinstance(box, list | tuple) and len(box) == 4 and all(type(side) in (int, float) for side in box)
     if not is_box or not all(map(math.isfinite, box)):
         raise cells.error(f"box {number} must be four finite numbers [x, y, width, height], not {box!r:.100}")
     return [float(side) for side in box]
+
+
+def _size(width: Any, height: Any) -> tuple[int, int] | None:
+    """Width and height; None where they are not said, or 0, as some tools write that they do not know them."""
+    try:
+        size = round(float(width)), round(float(height))
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return size if min(size) > 0 else None
 
 
 # --- COCO: https://cocodataset.org/#format-data -----------------------------------------------------------------------
@@ -54,7 +70,7 @@ def _coco(path: Path, source: Source, labelled: bool) -> Iterator[Read]:
     of_image = _boxes_by_image(path, whole, _by_id(path, whole, "images"))
     for image in whole["images"]:
         where = f"{path} image {image['id']} ({image.get('file_name')})"
-        row = {"image": image.get("file_name")}
+        row = {"image": image.get("file_name"), "size": _size(image.get("width"), image.get("height"))}
         yield where, row if "annotations" not in whole else _annotated(row, of_image[image["id"]], categories, where)
 
 
@@ -82,7 +98,7 @@ def _boxes_by_image(path: Path, whole: Row, images: Mapping[Any, Row]) -> dict[A
         if not annotation.get("iscrowd"):
             of_image[image].append(annotation)
     if crowds:
-        say_once(f"note: {path}: {crowds} crowd annotations are left out")
+        log.say_once(f"note: {path}: {crowds} crowd annotations are left out")
     return of_image
 
 
@@ -111,8 +127,9 @@ def _voc(path: Path, source: Source, labelled: bool) -> Iterator[Read]:
         except DataError as error:
             yield str(file), error
         else:
+            size = _size(root.findtext("size/width"), root.findtext("size/height"))
             row = {"boxes": [box for _, box in objects], "labels": [name for name, _ in objects]}
-            yield str(file), {"image": image, **row}
+            yield str(file), {"image": image, "size": size, **row}
 
 
 def _picture_of(file: Path, root: xml.Element, source: Source) -> str:

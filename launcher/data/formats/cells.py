@@ -87,6 +87,7 @@ def label(cells: Cells, name: str = "label") -> Any:
         if not isinstance(one, str | int | float) or isinstance(one, float) and not math.isfinite(one):
             held = one if isinstance(one, float) else kind(one)
             raise cells.error(f"{cells.said(name)} must hold text or finite numbers, not {held}")
+        checked_text(str(one), cells.said(name), cells.where)
     return cell
 
 

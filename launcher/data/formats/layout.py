@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from launcher import log
 from launcher.data.readers import Read
 from launcher.schema import Source
 
@@ -44,15 +45,32 @@ def head(path: Path) -> str:
 
 
 def files_below(folder: Path, suffixes: Sequence[str]) -> tuple[list[Path], list[Path]]:
-    """The files with one of these suffixes, and those without; sorted, hidden ones and hidden folders left out."""
+    """The files with one of these suffixes, and those without; sorted, hidden ones and hidden folders left out.
+
+    A link is followed unless it leads to a folder that is read anyway, or to one above: its files would count twice.
+    """
     chosen: list[Path] = []
     others: list[Path] = []
+    real = Path(os.path.realpath(folder))
+    seen = {real, *real.parents}
     for here, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        visible = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = [name for name in visible if _is_new(Path(here, name), real, seen)]
         for name in names:
             if not name.startswith("."):
                 (chosen if name.lower().endswith(tuple(suffixes)) else others).append(Path(here, name))
     return sorted(chosen), sorted(others)
+
+
+def _is_new(folder: Path, root: Path, seen: set[Path]) -> bool:
+    """Whether a folder is none of those seen so far, of which it is one from now on, nor a link to one that is still to come."""
+    real = Path(os.path.realpath(folder))
+    below = real.relative_to(root).parts if folder.is_symlink() and real.is_relative_to(root) else (".",)
+    if real in seen or not any(name.startswith(".") for name in below):
+        log.say_once(f"note: {folder} is left out: it is {real}, which is read anyway or holds what is read")
+        return False
+    seen.add(real)
+    return True
 
 
 def first_file(folder: Path, suffixes: Sequence[str], depth: int = 2) -> Path | None:

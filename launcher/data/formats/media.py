@@ -3,7 +3,6 @@
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,7 @@ from launcher import log
 from launcher.data.formats.cells import Cells, kind
 from launcher.data.formats.layout import Layout, files_below, first_file
 from launcher.data.readers import Read
-from launcher.errors import DataError
+from launcher.errors import DataError, printable
 
 MEDIA = ("image", "mask", "audio")  # our columns that hold them
 
@@ -38,7 +37,10 @@ def media(cells: Cells, name: str) -> str | bytes:
         raise cells.error(f"{cells.said(name)} must be the name of a file or its bytes, not {kind(cell)}")
     if not os.path.isfile(path):
         raise cells.error(f"there is no file {path}", "" if path == cell else "names are relative to data.*.media")
-    return os.path.abspath(path)
+    found = os.path.abspath(path)
+    if printable(found) != found:
+        raise cells.error(f"the name {found} is not UTF-8", "rename the file or its folder")
+    return found
 
 
 def in_classes(path: Path, column: str, suffixes: Sequence[str], labelled: bool) -> Iterator[Read]:
@@ -55,13 +57,7 @@ def in_classes(path: Path, column: str, suffixes: Sequence[str], labelled: bool)
 
 def say_left_out(path: Path, files: Sequence[Path], reason: str) -> None:
     if files:
-        say_once(f"note: {path}: {len(files)} files are left out, {files[0].name} for one: they {reason}")
-
-
-@cache
-def say_once(message: str) -> None:
-    """A folder is read more than once: for its fingerprint, for its rows."""
-    log.say(message)
+        log.say_once(f"note: {path}: {len(files)} files are left out, {files[0].name} for one: they {reason}")
 
 
 def class_folders(column: str, suffixes: tuple[str, ...], what: str) -> Layout:
@@ -77,7 +73,7 @@ def media_digest(files: Iterable[Path], root: Path) -> str:
     """Of every file's path below `root`, size and content; the files are read once."""
     with ThreadPoolExecutor(8) as pool:
         lines = sorted(pool.map(lambda file: f"{os.path.relpath(file, root)} {_content(file)}", files))
-    return f"{len(lines)} {xxh3_128(chr(10).join(lines).encode()).hexdigest()}"
+    return f"{len(lines)} {xxh3_128(chr(10).join(lines).encode(errors='surrogatepass')).hexdigest()}"
 
 
 def _content(file: Path) -> str:
@@ -87,6 +83,6 @@ def _content(file: Path) -> str:
             while block := content.read(1 << 20):
                 digest.update(block)
                 size += len(block)
-    except OSError:
+    except (OSError, ValueError):  # ValueError: no file can have this name
         return "cannot be read"  # a row that cannot be used, until somebody puts the file there
     return f"{size} {digest.hexdigest()}"

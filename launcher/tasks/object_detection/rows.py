@@ -26,19 +26,18 @@ def rows(where: str, example: Mapping[str, Any], tools: Tools) -> Iterator[dict[
     tools.count("rows read")
     image, picture = pictures.first_read("image", example["image"], where)
     pictures.in_rgb(picture, where)
-    given, names = _boxes(example, picture.size, tools, where) if tools.labelled else ([], [])
+    given, names = _boxes(example, picture, tools, where) if tools.labelled else ([], [])
     tools.count("rows kept")
     tools.count("boxes", len(names))
     size = {"width": picture.width, "height": picture.height}
     yield {**image, **size, "boxes": given, "labels": names, "where": where}
 
 
-def _boxes(
-    example: Mapping[str, Any], size: tuple[int, int], tools: Tools, where: str
-) -> tuple[list[float], list[str]]:
+def _boxes(example: Mapping[str, Any], picture: Any, tools: Tools, where: str) -> tuple[list[float], list[str]]:
     """Boxes one after the other, and the name of each one's label."""
+    boxes.insist_on_frame(example.get("size"), picture.size, picture.info["stored_size"], where)
     names = [labels.text_of(value, where) for value in example["labels"]]
-    found, cut = boxes.inside(example["boxes"], names, size, where)
+    found, cut = boxes.inside(example["boxes"], names, picture.size, where)
     if tools.labels:
         names = [tools.labels.name_of(name, where) for name in names]
     if cut:

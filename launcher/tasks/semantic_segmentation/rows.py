@@ -41,6 +41,7 @@ def head(train: Any, context: Context) -> dict[str, Any]:
     """The model's configuration: the names of the labels. A second head that only its own loss trains is left out."""
     assert context.labels is not None
     masks.insist_on_known(context, train.counts)
+    masks.insist_on_ignored(train.all("labels"), context)
     return {**context.labels.config(), "use_auxiliary_head": False}
 
 
