@@ -139,7 +139,7 @@ SETS = {
         0.90,
         lambda: most_frequent(cells("cls_banking77/test.csv", 1)[1:]),
         {"columns": {"label": "category"}},
-        ("optimizer.learning_rate=1e-4",),
+        ("optimizer.learning_rate=3e-4",),
     ),
     "NLU++": RealSet(
         "bert_text_classification",
