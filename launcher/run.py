@@ -180,7 +180,7 @@ def prepare_all(recipe: Recipe, world: World) -> Prepared:
     context = reader.context(train)
     evaluated = reader.rows("eval", context.labels)
     facts = model.facts(recipe, task, parts.load("adapters", recipe.method), context.processor, context.head)
-    made = plan.make(recipe, world, facts, lambda size: order_of(recipe, train, size))
+    made = plan.make(recipe, world, facts, lambda size: order_of(recipe, train, size), context=context)
     return Prepared(recipe, task, context, train, evaluated, order_of(recipe, train, made.global_batch_size), made)
 
 
