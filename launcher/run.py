@@ -92,6 +92,7 @@ class Run:
     meter: Meter
     progress: Progress = field(default_factory=Progress)
     verdict: Verdict = field(default_factory=Verdict)  # of the weights as they are now
+    taken: int | None = None  # the step that was gone back to for its weights, once the training is over
 
     @property
     def plan(self) -> Plan:
@@ -104,6 +105,11 @@ class Run:
     @property
     def task(self) -> ModuleType:
         return self.prepared.task
+
+    @property
+    def step(self) -> int:
+        """That of the weights as they are now."""
+        return self.progress.step if self.taken is None else self.taken
 
     @property
     def model(self) -> Any:

@@ -59,7 +59,7 @@ def _train(recipe: Any, resume: str | None) -> None:
         recorded = faults.recorded(place.folder, running, place.first_step)
         with recorded as attempt, peers.watched(prepared.plan.timeout_minutes):
             ready = run.set_up(prepared, running, place)
-            attempt.progress = ready.progress
+            attempt.run = ready
             with faults.StopRequest() as stop:
                 story.tell(ready, stop)
         if running.is_main:
