@@ -44,6 +44,7 @@ def _train(recipe: Any, resume: str | None) -> None:
     from launcher import consistency, engine, faults, log, network, output, peers, remedies, report, run, story
 
     recipe.start_audit()
+    output.insist_on_room(recipe, resume)
     prepared = run.prepare_all(recipe, engine.world())
     log.say(f"plan of {recipe.name}:\n{prepared.plan.as_text()}")
     if prepared.plan.fits is False:
