@@ -38,9 +38,9 @@ class StopRequest:
 
 
 class Attempt:
-    """One attempt at a run. `progress` is set once the run knows where it stands."""
+    """One attempt at a run. `run` is set once it knows where it stands."""
 
-    progress: Any = None
+    run: Any = None
 
 
 @contextmanager
@@ -74,11 +74,12 @@ def recorded(folder: Path, engine: Any, first_step: int) -> Iterator[Attempt]:
             },
         )
         raise
-    _append(path, common | {"event": "end", "last_step": _last(attempt, first_step), "exit_code": 0, "error": None})
+    steps = {"last_step": _last(attempt, first_step), "exported_step": attempt.run and attempt.run.step}
+    _append(path, common | {"event": "end", **steps, "exit_code": 0, "error": None})
 
 
 def _last(attempt: Attempt, first_step: int) -> int:
-    return attempt.progress.step if attempt.progress else first_step
+    return attempt.run.progress.step if attempt.run else first_step
 
 
 def _append(path: Path, record: dict[str, Any]) -> None:

@@ -1,7 +1,11 @@
-"""Which folder a run writes to, and from which checkpoint it goes on. No run is ever overwritten."""
+"""Which folder a run writes to, and from which checkpoint it goes on. No run is ever overwritten.
+
+One that ended before its first step is none: its folder is taken again.
+"""
 
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +14,10 @@ from launcher.checkpoint import Checkpoint, Checkpoints
 from launcher.engine import Engine
 from launcher.errors import CheckpointError, LauncherError, RecipeError, StorageError
 from launcher.recipe import Recipe
+from launcher.run_folder import RunFolder
 
-PAPERS = ("attempts.jsonl", "recipe.yaml", "log")  # what a run leaves before its first result
-RESULTS = ("metrics.jsonl", "checkpoints/step-*")
+PAPERS = ("attempts.jsonl", "recipe.yaml", "log", "metrics.jsonl")  # by which a run's folder is known
+FIRST_LOOK = ("metrics.jsonl", "samples.json")  # before the first step; whoever takes the folder again looks again
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,12 @@ class Place:
     @property
     def first_step(self) -> int:
         return self.resume_from.step if self.resume_from else 0
+
+
+def insist_on_room(recipe: Recipe, resume: str | None) -> None:
+    """Refuse a folder that `choose` would refuse, before anything is made ready; what cannot be looked at yet is left to it."""
+    with suppress(OSError):
+        _folder(recipe, resume)
 
 
 def choose(recipe: Recipe, resume: str | None, engine: Engine) -> Place:
@@ -56,6 +67,8 @@ def _made(recipe: Recipe, resume: str | None) -> tuple[Path, int | None] | Launc
         folder, step = _folder(recipe, resume)
         folder.mkdir(parents=True, exist_ok=True)
         tempfile.TemporaryFile(dir=folder).close()
+        if resume is None:
+            _clear(folder)
         return folder, step
     except LauncherError as error:
         return error
@@ -81,16 +94,26 @@ def _folder(recipe: Recipe, resume: str | None) -> tuple[Path, int | None]:
     folder = Path(recipe.output_dir)
     if folder.exists() and not folder.is_dir():
         raise RecipeError("output_dir is a file", where=str(folder))
-    has_results = any(True for pattern in RESULTS for _ in folder.glob(pattern))
-    if has_results and resume is None:
+    there = RunFolder(folder)
+    if resume is None and (there.is_begun() or there.state() == "running"):
         fix = "go on with --resume auto, or choose another output_dir"
         raise RecipeError("this folder holds a run", where=str(folder), fix=fix)
-    is_ours = has_results or any((folder / paper).exists() for paper in PAPERS)
+    is_ours = any((folder / paper).exists() for paper in PAPERS)
     if folder.exists() and not is_ours and any(folder.iterdir()):
         raise RecipeError(
             "output_dir is neither empty nor a run folder", where=str(folder), fix="choose another output_dir"
         )
     return folder, None
+
+
+def _clear(folder: Path) -> None:
+    """Of a run without a step: its log and its attempts stay, what it measured goes."""
+    known = (folder / "attempts.jsonl").exists()
+    left = [folder / name for name in FIRST_LOOK if known and (folder / name).exists()]
+    for path in left:
+        path.unlink()
+    if left:
+        log.say(f"note: the run in {folder} ended before its first step; the folder is taken again")
 
 
 def _named(path: Path) -> tuple[Path, int | None]:

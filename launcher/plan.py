@@ -5,8 +5,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from launcher import activation_memory, batch_size, memory, parts, precision, rhythm, strategy, weight_storage
+from launcher.data.context import Context
 from launcher.errors import RecipeError
 from launcher.memory.cards import gib
+from launcher.metrics import named
 from launcher.model_facts import ModelFacts
 from launcher.notes import Notes
 from launcher.recipe import Recipe
@@ -14,6 +16,8 @@ from launcher.rhythm import OrderOf
 from launcher.support import needs, refusals
 from launcher.task import Traits
 from launcher.world import World
+
+LABELS_SHOWN = 12
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,7 @@ class Plan:
     per_device_eval_batch_size: int
     packing: bool
     max_length: int | None
+    labels: str | None
     train_rows: int | None
     rows_per_epoch: int | None
     steps_per_epoch: int | None
@@ -110,9 +115,16 @@ class Plan:
         return "\n".join(f"  {key:<{wide}}  {value:<{wider}}  {origin}" for key, value, origin in rows)
 
 
-def make(recipe: Recipe, world: World, facts: ModelFacts | None, order: OrderOf | None, data_note: str = "") -> Plan:
-    """Derive the plan. `order` makes the data order for a global batch size, or is None where the data cannot be read
-    (`data_note` says why); numbers that depend on what is missing are None."""
+def make(
+    recipe: Recipe,
+    world: World,
+    facts: ModelFacts | None,
+    order: OrderOf | None,
+    data_note: str = "",
+    context: Context | None = None,
+) -> Plan:
+    """Derive the plan. `order` makes the data order for a global batch size and `context` knows the labels, or both are None
+    where the data cannot be read (`data_note` says why); numbers that depend on what is missing are None."""
     notes = Notes(recipe)
     traits: Traits = parts.load("tasks", recipe.task).TRAITS
     _identity(notes, recipe)
@@ -123,6 +135,7 @@ def make(recipe: Recipe, world: World, facts: ModelFacts | None, order: OrderOf 
     weight_storage.derive(notes, recipe, facts.quantized if facts else None)
     strategy.derive(notes, recipe, world, facts)
     _refuse_combination(notes, recipe, facts)
+    _labels(notes, recipe, traits, context, data_note)
     rhythm.derive(notes, recipe, order, data_note)
     memory.derive(notes, recipe, facts, world.memory_bytes)
     _unused(notes, facts)
@@ -148,6 +161,19 @@ def _rows(notes: Notes, recipe: Recipe, traits: Traits, facts: ModelFacts | None
                 f"data.{key}: {asked} is more than the {limit} positions of the model",
                 where=recipe.origin(f"data.{key}"),
             )
+
+
+def _labels(notes: Notes, recipe: Recipe, traits: Traits, context: Context | None, data_note: str) -> None:
+    """`3: negative 203, neutral 20, positive 197`: how often each occurs in data.train, in the model's order."""
+    if traits.label_column is None:
+        notes.put("labels", None, f"{recipe.task} has no labels")
+    elif context is None or context.labels is None:
+        notes.put("labels", None, f"unknown: {data_note}")
+    else:
+        counted = zip(context.labels.names, context.label_counts, strict=True)
+        shown = named([f"{name} {count:,}" for name, count in counted], LABELS_SHOWN)
+        listed = recipe.origin("data.labels") if recipe.data.labels is not None else "found"
+        notes.put("labels", f"{len(context.labels)}: {shown}", f"{listed}; counted in data.train")
 
 
 def _identity(notes: Notes, recipe: Recipe) -> None:

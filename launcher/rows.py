@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -14,8 +14,8 @@ from launcher import log, model, processor
 from launcher.data import sources
 from launcher.data.context import Context, Tools
 from launcher.data.digest import file_digest
-from launcher.data.labels import Labels
-from launcher.data.prepare import Joined, default_cache_dir, prepare
+from launcher.data.labels import Labels, Unknown, UnknownLabels
+from launcher.data.prepare import Joined, Prepared, default_cache_dir, prepare
 from launcher.errors import DataError
 from launcher.recipe import Recipe
 from launcher.schema import Source
@@ -38,7 +38,7 @@ class Reader:
         listed = getattr(self.recipe.data, which)
         if not listed:
             return None
-        joined = Joined([self._source(source, self.given if labels is None else labels) for source in listed])
+        joined = Joined(self._sources(listed, self.given if labels is None else labels))
         log.say(f"data.{which}: " + ", ".join(f"{number:,} {name}" for name, number in joined.counts.items()))
         return joined
 
@@ -95,7 +95,18 @@ class Reader:
         log.say("note: the labels stand in the order in which the model knows them")
         return replace(labels, names=own)
 
-    def _source(self, source: Source, labels: Labels | None) -> Any:
+    def _sources(self, listed: Sequence[Source], labels: Labels | None) -> list[Prepared]:
+        """All of them. Raises UnknownLabels with those of all."""
+        unknown, made = Unknown(labels), []
+        for source in listed:
+            try:
+                made.append(self._source(source, labels))
+            except UnknownLabels as error:
+                unknown.add(error.found)
+        unknown.insist_on_none()
+        return made
+
+    def _source(self, source: Source, labels: Labels | None) -> Prepared:
         data, task = self.recipe.data, self.task
         ingredients = {
             "source": sources.fingerprint(source, task.TRAITS.formats),
@@ -119,14 +130,19 @@ class Reader:
         tools = Tools(self.processor, self.recipe.data, self.on_truncate, counts, labels)
         spoiled = _Skipped(tools) if self.recipe.data.on_error == "skip" else None
         examples = sources.examples(source, self.task.TRAITS.formats, spoiled)
+        unknown = Unknown(labels)
         threads = 1 if self.task.TRAITS.processor == "tokenizer" else DECODERS
         for made in ahead(lambda pair: list(self.task.rows.rows(*pair, tools)), examples, threads):
             try:
                 yield from made()
             except DataError as error:
-                if spoiled is None:
+                if spoiled is not None:
+                    spoiled(error)
+                elif isinstance(error, UnknownLabels):
+                    unknown.add(error.found)
+                else:
                     raise
-                spoiled(error)
+        unknown.insist_on_none()
 
 
 def ahead(work: Callable[[Any], Any], things: Iterable[Any], threads: int) -> Iterator[Callable[[], Any]]:

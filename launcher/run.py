@@ -92,6 +92,7 @@ class Run:
     meter: Meter
     progress: Progress = field(default_factory=Progress)
     verdict: Verdict = field(default_factory=Verdict)  # of the weights as they are now
+    taken: int | None = None  # the step that was gone back to for its weights, once the training is over
 
     @property
     def plan(self) -> Plan:
@@ -104,6 +105,11 @@ class Run:
     @property
     def task(self) -> ModuleType:
         return self.prepared.task
+
+    @property
+    def step(self) -> int:
+        """That of the weights as they are now."""
+        return self.progress.step if self.taken is None else self.taken
 
     @property
     def model(self) -> Any:
@@ -182,7 +188,7 @@ def prepare_all(recipe: Recipe, world: World) -> Prepared:
     if evaluated is not None and "several" in task.rows.COLUMNS.kinds:
         labels.insist_alike(train, evaluated)
     facts = model.facts(recipe, task, parts.load("adapters", recipe.method), context.processor, context.head)
-    made = plan.make(recipe, world, facts, lambda size: order_of(recipe, train, size))
+    made = plan.make(recipe, world, facts, lambda size: order_of(recipe, train, size), context=context)
     return Prepared(recipe, task, context, train, evaluated, order_of(recipe, train, made.global_batch_size), made)
 
 

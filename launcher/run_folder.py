@@ -79,6 +79,12 @@ class RunFolder:
             return "running" if self._is_alive(last) else "killed"
         return state_of_exit_code(last.get("exit_code"))
 
+    def is_begun(self) -> bool:
+        """Whether there is a step or a checkpoint, as far as can be told."""
+        steps = [record["step"] for record in self.metrics_as_written()]
+        steps += [record.get("last_step") or 0 for record in self.attempts()]
+        return any(steps) or bool(self.unreadable) or any((self.path / "checkpoints").glob("**/step-*"))
+
     def last_sign_of_life(self) -> float:
         """Unix seconds of the newest change to what a running process writes; 0.0 when there is nothing."""
         written = [self.path / "attempts.jsonl", self.path / "metrics.jsonl", *self.path.glob("log/*.log")]

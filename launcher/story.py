@@ -60,10 +60,11 @@ def look_after(run: Run, trackers: Trackers) -> None:
     _take_best(run)
     if run.prepared.eval is not None and not run.verdict.metrics:
         run.verdict = loop.examine(run)
-        trackers.log(run.progress.step, loop.stamp(run) | run.verdict.metrics)
+        if run.taken is None:  # else they were logged at that step
+            trackers.log(run.step, loop.stamp(run) | run.verdict.metrics)
     if run.engine.is_main and run.verdict.details:
         details = evaluation_pictures.filed(run.verdict.details, run.folder)
-        facts = {"step": run.progress.step, "task": run.recipe.task, **details}
+        facts = {"step": run.step, "task": run.recipe.task, **details}
         _write_json(run.folder / "evaluation.json", facts)
     said = run.verdict.answers or run.exam.sit(run.engine)
     path = run.folder / "samples.json"
@@ -77,10 +78,9 @@ def look_after(run: Run, trackers: Trackers) -> None:
 def publish(run: Run, model: Any, wanted: export.Wanted) -> None:
     """Export `model`, which `run.verdict` is about; rank zero alone."""
     adapter, used = parts.load("adapters", run.recipe.method), run.prepared.processor
-    trained = export.Trained(
-        model, used, run.task, adapter, run.held_out(), predict.facts(run.recipe, run.prepared.train)
-    )
-    card = model_card.write(run.recipe, run.plan, model, run.progress.step, run.verdict.metrics, wanted.merge)
+    facts = predict.facts(run.recipe, run.prepared.train)
+    trained = export.Trained(model, used, run.task, adapter, run.held_out(), facts)
+    card = model_card.write(run.recipe, run.plan, model, run.step, run.verdict.metrics, wanted.merge)
     folder, verdict = export.export(trained, run.folder, card, wanted)
     difference = "" if verdict is None else f"{verdict['largest_logit_difference']:.1e}"
     proven = f"proven in a fresh process, largest logit difference {difference}" if verdict else "not verified"
@@ -94,8 +94,7 @@ def _take_best(run: Run) -> None:
     chosen = run.checkpoints.of_step(best)
     saved_state.load_model(run.model, chosen.folder / "model", run.engine)
     log.say(f"taking step {best}, the best by {run.plan.metric_for_best_model} ({run.progress.best_value:.6g})")
-    run.progress.step, run.progress.seen = best, chosen.state["progress"]["seen"]
-    run.verdict = Verdict()
+    run.taken, run.verdict = best, Verdict()
 
 
 def _write_papers(run: Run) -> None:

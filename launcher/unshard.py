@@ -34,7 +34,7 @@ def on_rank_zero(run: Run) -> Any:
 
 def _rebuilt(run: Run, live: dict[str, list[Any]], outputs: Tensors) -> Any:
     model = build_objective(run.prepared).model
-    folder = run.checkpoints.folder(run.progress.step)
+    folder = run.checkpoints.folder(run.step)
     saved_state.load_model(model, folder / "model", run.engine)
     used = {name: found for name, found in live.items() if not is_unused(model, name)}
     if problems := proof.tensor_problems(model, used):

@@ -118,7 +118,8 @@ def test_everything_is_escaped(tmp_path):
         metrics=[position | {f"eval/{HOSTILE}": 1.0}, position | {"step": 9, f"eval/{HOSTILE}": 2.0}],
     )
     page = Page(report.write(run).read_text(encoding="utf-8"))
-    assert len(page.all("script")) == 1 and not page.all("img") and "49" not in page.text
+    assert len(page.all("script")) == 1 and not page.all("img")
+    assert "49" not in page.text.replace(str(tmp_path), "")  # whose number may hold it
     assert page.text.count("<script>alert(1)</script>") >= 20
     for _, attributes in page.tags:
         assert not [name for name in attributes if name.startswith("on")], attributes

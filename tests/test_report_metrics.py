@@ -4,6 +4,7 @@ import argparse
 import json
 
 import fake_evaluations
+import fake_run
 import pytest
 from fake_run import make_run
 from test_report import page_of
@@ -39,6 +40,25 @@ def test_the_metric_that_chooses_stands_first_then_the_loss_then_as_written():
         ("eval/not_measured", ["eval/loss", "eval/f1_micro", "eval/accuracy", "eval/r2"]),
     ):
         assert [change.metric for change in changes(evaluations, Goal(goal, None))] == order
+
+
+def test_what_stands_beside_before_is_what_was_exported(tmp_path, capsys):
+    """Trained for 300 steps, of which that of 250 is the best and was taken."""
+    ended = [fake_run.start(), fake_run.end(first_step=0, last_step=300, exported_step=250)]
+    run = make_run(tmp_path / "run", attempts=ended)
+    losses = {record["step"]: record["eval/loss"] for record in fake_run.metrics() if "eval/loss" in record}
+    text = " ".join(page_of(run).text.split())
+    assert f"Evaluation loss best, at step 250 {losses[0]:.3f}→{losses[250]:.3f}" in text
+    assert (
+        "Perplexity at step 250" in text and "Trained for 300 steps" in text and "exported: step 250, the best" in text
+    )
+    assert "Step 0, before training, against step 250, which was exported, on the evaluation data" in text
+    assert "0 to 300" in text
+    assert runs.run(argparse.Namespace(root=str(tmp_path), json=False)) == 0
+    row = capsys.readouterr().out.splitlines()[1]
+    assert "  300  " in row and f"{losses[0]:.3f} → {losses[250]:.3f}" in row
+    as_ever = " ".join(page_of(make_run(tmp_path / "other")).text.split())
+    assert "at step 300" not in as_ever and "against step 300, on the evaluation data" in as_ever
 
 
 @pytest.mark.parametrize(

@@ -4,13 +4,16 @@ import json
 import os
 import shutil
 import signal
+import socket
 import time
 from pathlib import Path
 
 import pytest
 import tiny
 
-from launcher import checkpoint
+from launcher import checkpoint, loop
+from launcher import run as run_module
+from launcher.errors import RecipeError
 
 OPTIONS = ["training.max_steps=12", "checkpoint.save_steps=3", "evaluation.metrics=[loss]", "evaluation.eval_steps=4"]
 
@@ -116,10 +119,38 @@ def test_going_back_to_a_checkpoint_trains_the_rest_again(recipe: Path, uninterr
     assert "step-00000012 is put aside" in (tmp_path / "run.log").read_text()
 
 
-def test_a_run_is_never_overwritten(recipe: Path, uninterrupted: Path, tmp_path: Path) -> None:
+def test_a_run_is_never_overwritten(recipe: Path, uninterrupted: Path, tmp_path: Path, monkeypatch) -> None:
+    """It is refused at once, without a look at the data."""
+    monkeypatch.setattr(run_module, "prepare_all", pytest.fail)
     before = {path: path.read_bytes() for path in uninterrupted.rglob("*") if path.is_file()}
     assert tiny.train(recipe, *OPTIONS, f"output_dir={uninterrupted}") == 89
     assert {path: path.read_bytes() for path in uninterrupted.rglob("*") if path.is_file()} == before
+
+
+def test_a_folder_of_a_run_without_a_step_is_taken_again(recipe: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+    def refuse(*_: object) -> None:
+        raise RecipeError("found late")
+
+    run = tmp_path / "run"
+    words = ["training.max_steps=3", f"output_dir={run}"]
+    with monkeypatch.context() as late:
+        late.setattr(loop, "train", refuse)
+        assert tiny.train(recipe, *words) == 89
+    assert list(tiny.losses(run, "eval/loss")) == [0] and "found late" in capsys.readouterr().err
+    assert tiny.train(recipe, *words, "data.eval=[]") == 0
+    assert "ended before its first step; the folder is taken again" in capsys.readouterr().out
+    assert exit_codes(run) == [89, 0]
+    assert not tiny.losses(run, "eval/loss"), "what the first attempt measured is gone"
+    assert tiny.train(recipe, *words) == 89
+
+
+def test_a_folder_in_which_a_run_is_at_work_is_not_taken(recipe: Path, tmp_path: Path, capsys) -> None:
+    run = tmp_path / "run"
+    run.mkdir()
+    start = {"event": "start", "attempt": 1, "host": socket.gethostname(), "pid": os.getpid(), "time": time.time()}
+    (run / "attempts.jsonl").write_text(json.dumps(start) + "\n")
+    assert tiny.train(recipe, f"output_dir={run}") == 89
+    assert "this folder holds a run" in capsys.readouterr().err
 
 
 OTHERS = {

@@ -12,6 +12,8 @@ import yaml
 
 from launcher import loop
 from launcher.__main__ import main
+from launcher.report.facts import gather
+from launcher.run_folder import RunFolder
 
 
 def ask(capsys: pytest.CaptureFixture[str], *words: str) -> str:
@@ -131,6 +133,12 @@ def test_the_best_checkpoint_is_exported(recipe: Path, tmp_path: Path) -> None:
     assert best < 16, "the test needs a best state that is not the last"
     exported = (run / "export" / "adapter_model.safetensors").read_bytes()
     assert exported == (run / "checkpoints" / f"step-{best:08d}" / "model" / "adapter_model.safetensors").read_bytes()
+    facts = gather(RunFolder(run))
+    assert (facts.step, facts.exported_step, facts.attempts[-1].last_step, facts.best.step) == (16, best, 16, best)
+    assert (
+        facts.seen == json.loads((run / "checkpoints" / "step-00000016" / "state.json").read_text())["progress"]["seen"]
+    )
+    assert f"for {best} steps" in (run / "export" / "README.md").read_text()
 
 
 def test_early_stopping_ends_the_run(recipe: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a data file holds, found out from its first rows: the column names, and the format they fit.
+"""What a data file holds, found out from its first rows, or all where these lack a column: the names, and the format they fit.
 
 Reads local files only, the standard library's way (parquet: the schema only), so that a wrong column is known before
 torch is imported. Hub data sets are looked at when they are read.
@@ -9,14 +9,17 @@ import itertools
 import json
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from launcher.data.formats import FORMATS, all_columns, needed
-from launcher.data.readers import TABLES
+from launcher.data.readers import TABLES, read
+from launcher.errors import DataError
 
 OUR_COLUMNS = all_columns(FORMATS)
 ROWS_LOOKED_AT = 100
+UNEVEN = (".jsonl", ".json")  # files whose rows may have other columns each
 
 
 def detect_format(
@@ -54,6 +57,16 @@ def column_names(file: Path, header: Sequence[str] = ()) -> list[str]:
         raise ValueError("is not UTF-8 text") from None
     except OSError as error:
         raise ValueError(f"cannot be read: {error.strerror}") from None
+
+
+def all_column_names(file: Path, header: Sequence[str] = ()) -> list[str]:
+    """The same of all rows; for whoever misses a column. Rows that are broken are the reader's to name."""
+    found = dict.fromkeys(column_names(file, header))
+    if file.suffix in UNEVEN:
+        with suppress(DataError, UnicodeDecodeError):
+            for _, row in read(file):
+                found |= dict.fromkeys(row) if isinstance(row, dict) else {}
+    return list(found)
 
 
 def _jsonl(file: Path) -> list[str]:

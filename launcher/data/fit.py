@@ -1,9 +1,12 @@
-"""Which format a source has, and what of its keys does not fit it. Reads no more than the first rows, never the network."""
+"""Which format a source has, and what of its keys does not fit it.
 
-from collections.abc import Iterator, Sequence
+Reads the first rows, or all where these fit nothing, and never the network.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
-from launcher.data.columns import column_names, data_files, detect_format
+from launcher.data.columns import all_column_names, column_names, data_files, detect_format
 from launcher.data.formats import FORMATS, all_columns, needed
 from launcher.data.formats.images import folders_of
 from launcher.data.formats.layout import Layout, first_file
@@ -35,21 +38,25 @@ def fitting(source: Source, formats: Sequence[str], labelled: bool = True) -> li
     path = Path(source.path)
     if not path.exists():
         return []
-    columns = _first_columns(source)
 
-    def fits(name: str) -> bool:
+    def fits(name: str, columns: Sequence[str]) -> bool:
         layout = FORMATS[name].layout
         if layout is not None:
             return _looks_like(layout, path, source)
         return detect_format(columns, source.columns, [name], source.defaults, labelled) is not None
 
-    return list(filter(fits, formats))
+    for look in (column_names, all_column_names):
+        columns = _columns_of(source, look)
+        if found := [name for name in formats if fits(name, columns)]:
+            return found
+    return []
 
 
-def _first_columns(source: Source) -> list[str]:
+def _columns_of(source: Source, look: Callable[[Path, Sequence[str]], list[str]]) -> list[str]:
+    """Of the first data file."""
     files = data_files(Path(source.path))
     try:
-        return column_names(files[0], source.header or ()) if files else []
+        return look(files[0], source.header or ()) if files else []
     except ValueError:
         return []
 

@@ -4,6 +4,7 @@ Where the recipe does not list them (`data.labels`), they are the values that oc
 numbers, all else in the order of characters.
 """
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -13,6 +14,7 @@ from launcher.errors import DataError
 from launcher.suggest import did_you_mean
 
 SHOWN = 12
+LISTED = "data.labels"
 IGNORED = -100  # as in launcher.losses, which needs more than this file may import
 
 
@@ -28,7 +30,7 @@ class Labels:
     def listed(cls, given: Sequence[str] | Mapping[str, str]) -> "Labels":
         """From `data.labels`: names, or a mapping of the values in the file to names."""
         values = dict(given) if isinstance(given, Mapping) else {name: name for name in given}
-        return cls(tuple(dict.fromkeys(values.values())), values, "data.labels")
+        return cls(tuple(dict.fromkeys(values.values())), values, LISTED)
 
     @classmethod
     def found(cls, names: Iterable[str]) -> "Labels":
@@ -44,16 +46,24 @@ class Labels:
         """Name -> its place, which is the model's output for it."""
         return {name: number for number, name in enumerate(self.names)}
 
-    def name_of(self, value: str, where: str) -> str:
-        """The name of a value in a file."""
-        if value not in self.values:
-            known = ", ".join(list(self.values)[:SHOWN]) + (", ..." if len(self.values) > SHOWN else "")
-            raise DataError(
-                f"the label {value!r} is none of {self.origin}{did_you_mean(value, self.values)} (known: {known})",
-                where=where,
-                fix="mend the row, list all labels under data.labels, or set data.on_error: skip",
-            )
-        return self.values[value]
+    def names_of(self, placed: Iterable[tuple[str, str]]) -> list[str]:
+        """The names of values in a file, each of which comes with its place. Raises UnknownLabels."""
+        unknown, names = Unknown(self), []
+        for value, where in placed:
+            if value in self.values:
+                names.append(self.values[value])
+            else:
+                unknown.add({value: (1, where)})
+        unknown.insist_on_none()
+        return names
+
+    def line_with(self, more: Iterable[str]) -> str:
+        """What to write under `data`, so that others are labels too. Numbers as a mapping, since a list would name 0, 1, ..."""
+        values = {**self.values, **{value: value for value in more}}
+        ordered = values if self.origin == LISTED else in_order(values)
+        is_list = all(value == name for value, name in values.items()) and not all(map(_is_whole, values))
+        line = list(ordered) if is_list else {value: values[value] for value in ordered}
+        return f"labels: {json.dumps(line, ensure_ascii=False)}"
 
     def config(self) -> dict[str, Any]:
         """As a configuration of transformers holds them."""
@@ -62,6 +72,50 @@ class Labels:
             "id2label": dict(enumerate(self.names)),
             "label2id": dict(self.numbers),
         }
+
+
+class UnknownLabels(DataError):
+    """Of rows, or of one. `found`: value -> how often, and where first."""
+
+    def __init__(self, labels: Labels, found: Mapping[str, tuple[int, str]]):
+        self.found = found
+        value, (count, where) = next(iter(found.items()))
+        often = ""
+        if len(found) > 1:
+            each = _few([f"{value!r} ({count:,}, first at {place})" for value, (count, place) in found.items()])
+            problem = f"{len(found)} labels are none of {labels.origin}: {each}"
+        else:
+            likely = [name for name in labels.values if name[1:] != value[1:]]  # B-PER is not I-PER written badly
+            problem = f"the label {value!r} is none of {labels.origin}{did_you_mean(value, likely)}"
+            often = f"{count:,} times; " if count > 1 else ""
+        super().__init__(
+            f"{problem} ({often}known: {_few(list(labels.values))})",
+            where=where,
+            fix=f"mend the rows, set data.on_error: skip, or list all under data: {labels.line_with(found)}",
+        )
+
+
+class Unknown:
+    """Gathers unknown labels, so that all are named at once."""
+
+    def __init__(self, labels: Labels | None):
+        self.labels = labels
+        self.found: dict[str, tuple[int, str]] = {}
+
+    def add(self, found: Mapping[str, tuple[int, str]]) -> None:
+        for value, (count, where) in found.items():
+            before, first = self.found.get(value, (0, where))
+            self.found[value] = before + count, first
+
+    def insist_on_none(self) -> None:
+        if self.found:
+            assert self.labels is not None, "without labels, each is one"
+            raise UnknownLabels(self.labels, self.found)
+
+
+def _few(words: Sequence[str]) -> str:
+    more = len(words) - SHOWN
+    return ", ".join(words[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
 def in_order(names: Iterable[str]) -> tuple[str, ...]:
@@ -101,7 +155,7 @@ def of_row(value: Any, tools: Any, where: str) -> tuple[list[str], bool]:
             f"{kinds[several]}, and rows before have {kinds[not several]}", where=where, fix="write all rows alike"
         )
     names = list(dict.fromkeys(text_of(item, where) for item in (value if several else [value])))
-    return [tools.labels.name_of(name, where) if tools.labels else name for name in names], several
+    return tools.labels.names_of((name, where) for name in names) if tools.labels else names, several
 
 
 def head(train: Any, context: Any) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def names_in(found: np.ndarray, tools: Tools, where: str) -> list[str]:
     if tools.data.ignore_index is None and str(IGNORED) in values and str(IGNORED) not in tools.labels.values:
         tools.count(IGNORED_COUNT)
         values.remove(str(IGNORED))
-    return list(dict.fromkeys(tools.labels.name_of(value, where) for value in values))
+    return list(dict.fromkeys(tools.labels.names_of((value, where) for value in values)))
 
 
 def labels_given(data: Data) -> Labels:

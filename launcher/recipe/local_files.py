@@ -7,13 +7,13 @@ exists becomes absolute, so that the resolved recipe means the same from everywh
 
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from fnmatch import fnmatch
 from pathlib import Path
 
 from launcher import parts
-from launcher.data.columns import LOOKUPS, column_names, data_files
+from launcher.data.columns import LOOKUPS, all_column_names, column_names, data_files
 from launcher.data.fit import detect, misfits
 from launcher.data.formats import FORMATS, all_columns, in_words, mapping_of, needed
 from launcher.recipe.layers import near_file
@@ -75,7 +75,7 @@ def is_hub_name(path: str, recipe_folder: str = "") -> bool:
 
 
 def train_data(recipe: Sections) -> Iterator[Finding]:
-    """Training files that lack a column; looks at the first rows only, and never at the network."""
+    """Training files that lack a column; looks at the first rows, at all where these lack one, and never at the network."""
     for index, source in enumerate(recipe.data.train):
         yield from _source(f"data.train.{index}", source, recipe)
 
@@ -103,7 +103,9 @@ def _columns(source: Source, formats: Sequence[str], name: str | None) -> Iterat
     """Whether the first data file has the columns; a hub data set is looked at when it is read."""
     if not os.path.exists(source.path):
         return
-    columns = _column_names(source)
+    columns = _column_names(source, column_names)
+    if isinstance(columns, list) and any(_fit(source, columns, formats, name)):
+        columns = _column_names(source, all_column_names)
     if isinstance(columns, str):
         layouts = [format_name for format_name in formats if FORMATS[format_name].layout]
         yield "path", columns + (f"; nor does it look like {', '.join(layouts)}" if layouts else "")
@@ -111,13 +113,13 @@ def _columns(source: Source, formats: Sequence[str], name: str | None) -> Iterat
         yield from _fit(source, columns, formats, name)
 
 
-def _column_names(source: Source) -> list[str] | str:
+def _column_names(source: Source, look: Callable[[Path, Sequence[str]], list[str]]) -> list[str] | str:
     """The columns of the first data file, or the sentence that says why there are none."""
     files = data_files(Path(source.path))
     if not files:
         return f"the folder {source.path} holds no data file ({', '.join(LOOKUPS)})"
     try:
-        return column_names(files[0], source.header or ())
+        return look(files[0], source.header or ())
     except ValueError as error:
         return f"{files[0]} {error}"
 

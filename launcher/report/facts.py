@@ -25,6 +25,7 @@ class Attempt:
     world: Any
     first_step: int | None
     last_step: int | None
+    exported_step: int | None
     outcome: str
     error: str
 
@@ -58,7 +59,8 @@ class Goal:
 class Facts:
     """Times are unix seconds, `seconds` is the time that processes worked, without the gaps between attempts.
 
-    `seen` counts what was trained on in `unit`: tokens, images, or clips of sound.
+    `seen` counts what was trained on in `unit`: tokens, images, or clips of sound. `exported_step`, if it is known, is the one
+    whose model was exported: the best, where the recipe asks for it, and then maybe not the last.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Facts:
     ended: float | None
     seconds: float | None
     step: int | None
+    exported_step: int | None
     epoch: float | None
     seen: float | None
     unit: str
@@ -78,6 +81,11 @@ class Facts:
     attempts: list[Attempt]
     goal: Goal
     best: Best | None
+
+    @property
+    def is_taken_back(self) -> bool:
+        """Whether what was exported is not the last step."""
+        return self.exported_step is not None and self.exported_step != self.step
 
 
 def gather(folder: RunFolder) -> Facts:
@@ -100,6 +108,7 @@ def gather(folder: RunFolder) -> Facts:
         ended=attempts[-1].ended if attempts and state != "running" else None,
         seconds=sum(worked) if worked else None,
         step=last.get("step"),
+        exported_step=attempts[-1].exported_step if attempts else None,
         epoch=_number_or_none(last.get("epoch")),
         seen=_number_or_none(last.get(unit)),
         unit=unit,
@@ -114,6 +123,11 @@ def gather(folder: RunFolder) -> Facts:
 def values_of(records: list[dict[str, Any]], metric: str) -> list[tuple[int, float]]:
     """(step, value) wherever the metric is a finite number."""
     return [(record["step"], record[metric]) for record in records if is_number(record.get(metric))]
+
+
+def after(values: list[tuple[int, float]], exported_step: int | None) -> tuple[int, float]:
+    """The (step, value) that a training came to: of what was exported if that has one, or else the last."""
+    return next((pair for pair in values if pair[0] == exported_step), values[-1])
 
 
 def _recipe(folder: RunFolder) -> dict[str, Any]:
@@ -180,6 +194,7 @@ def _attempt(number: str, pair: dict[str, dict[str, Any]]) -> Attempt:
         world=facts.get("world"),
         first_step=start.get("first_step", end.get("first_step")),
         last_step=end.get("last_step"),
+        exported_step=exported if isinstance(exported := end.get("exported_step"), int) else None,
         outcome=_outcome(end.get("exit_code")) if end else "killed",
         error=str(end.get("error") or ""),
     )

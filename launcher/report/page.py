@@ -10,7 +10,7 @@ import jinja2
 from launcher.report import words
 from launcher.report.charts import Drawing, Series, Steps, draw
 from launcher.report.details import details_of
-from launcher.report.facts import Facts, Goal, gather, values_of
+from launcher.report.facts import Facts, Goal, after, gather, values_of
 from launcher.run_folder import RunFolder
 
 WIDE, NARROW, SMALL = (1080, 330), (400, 300), (400, 200)
@@ -25,6 +25,7 @@ class Change:
     title: str
     before: float
     after: float
+    after_step: int
     best: float
     best_step: int
     lower_is_better: bool
@@ -68,7 +69,7 @@ def render(folder: RunFolder) -> str:
     return _template().render(
         facts=facts,
         path=str(folder.path),
-        changes=changes(facts.evaluations, facts.goal),
+        changes=changes(facts.evaluations, facts.goal, facts.exported_step),
         details=details_of(folder),
         loss=_loss_figure(facts, steps),
         figures=_small_figures(facts, steps),
@@ -82,21 +83,25 @@ def render(folder: RunFolder) -> str:
     )
 
 
-def changes(evaluations: list[dict[str, Any]], goal: Goal) -> list[Change]:
-    """First against last evaluation: the goal first, then the loss, then as written. One alone gives no change."""
+def changes(evaluations: list[dict[str, Any]], goal: Goal, exported_step: int | None = None) -> list[Change]:
+    """First evaluation against that of what was exported, or the last: the goal first, then the loss, then as written.
+
+    One alone gives no change.
+    """
     if len(evaluations) < 2:
         return []
     metrics = [key for key in evaluations[-1] if key.startswith("eval/")]
     # Sorting is stable, so the others stay as the run wrote them.
     ordered = sorted(metrics, key=lambda metric: (metric != goal.metric, metric != "eval/loss"))
-    return [_change(m, values, goal) for m in ordered if len(values := values_of(evaluations, m)) >= 2]
+    return [_change(m, values, goal, exported_step) for m in ordered if len(values := values_of(evaluations, m)) >= 2]
 
 
-def _change(metric: str, values: list[tuple[int, float]], goal: Goal) -> Change:
+def _change(metric: str, values: list[tuple[int, float]], goal: Goal, exported_step: int | None) -> Change:
     lower = goal.lower_is_better(metric)
     best_step, best = (min if lower else max)(values, key=lambda pair: pair[1])
     title = "Evaluation loss" if metric == "eval/loss" else words.title_of(metric)
-    return Change(metric, title, values[0][1], values[-1][1], best, best_step, lower)
+    after_step, came_to = after(values, exported_step)
+    return Change(metric, title, values[0][1], came_to, after_step, best, best_step, lower)
 
 
 def _steps(facts: Facts) -> Steps:

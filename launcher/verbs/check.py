@@ -22,5 +22,7 @@ def run(args: argparse.Namespace) -> int:
     prepared = prepare_all(loaded, engine.world())
     plan = prepared.plan
     print(f"model: {plan.model}, {plan.parameters:,} parameters, {plan.trainable_parameters:,} trained")
+    if plan.labels:
+        print(f"labels: {plan.labels}")
     print(f"{args.recipe}: fine; {plan.total_steps:,} steps of {plan.global_batch_size} rows")
     return 0

@@ -23,8 +23,7 @@ def run(args: argparse.Namespace) -> int:
     from launcher.run_folder import RunFolder
 
     ready = restore(Path(args.run), args.step)
-    step = ready.progress.step
-    known = [line for line in RunFolder(args.run).metrics() if line.get("step") == step and "eval/loss" in line]
+    known = [line for line in RunFolder(args.run).metrics() if line.get("step") == ready.step and "eval/loss" in line]
     ready.verdict.metrics = {name: value for name, value in (known or [{}])[-1].items() if name.startswith("eval/")}
     section = ready.recipe.export
     verify = section.verify and not args.no_verify

@@ -68,14 +68,15 @@ def _plan(loaded: Any, world: Any, args: argparse.Namespace) -> tuple[Any, Calla
     from launcher.run import order_of
 
     task = parts.load_whole("tasks", loaded.task)
-    order_for, note, facts, used, head = None, "", None, None, {}
+    order_for, note, facts, used, context, head = None, "", None, None, None, {}
     try:
         used = processor.load(loaded, task.TRAITS)
         reader = Reader(loaded, task, used)
         train = reader.rows("train")
         if train is not None:
             order_for = lambda size: order_of(loaded, train, size)  # noqa: E731
-            head = reader.context(train).head
+            context = reader.context(train)
+            head = context.head
         note = "data.train has no source"
     except EnvironmentProblem as problem:
         note = str(problem)
@@ -93,7 +94,7 @@ def _plan(loaded: Any, world: Any, args: argparse.Namespace) -> tuple[Any, Calla
         known = facts if other.method == loaded.method else model.facts(other, task, adapter, used, head)
         return plan.make(other, replace(where, nodes=nodes), known, None, note)
 
-    return plan.make(loaded, where, facts, order_for, note), plan_of
+    return plan.make(loaded, where, facts, order_for, note, context), plan_of
 
 
 def _judge(made: Any, plan_of: Callable[[Sequence[str], int], Any]) -> None:

@@ -42,10 +42,11 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _row(name: str, facts: "Facts") -> tuple[str, ...]:
-    from launcher.report.facts import values_of
+    from launcher.report.facts import after, values_of
     from launcher.report.words import NOTHING, amount, duration, number
 
-    losses = [value for _, value in values_of(facts.evaluations, "eval/loss")]
+    losses = values_of(facts.evaluations, "eval/loss")
+    ends = dict.fromkeys((losses[0], after(losses, facts.exported_step))) if losses else {}
     started = datetime.fromtimestamp(facts.started).strftime("%Y-%m-%d %H:%M") if facts.started is not None else NOTHING
     return (
         name,
@@ -54,7 +55,7 @@ def _row(name: str, facts: "Facts") -> tuple[str, ...]:
         number(facts.step),
         NOTHING if facts.seen is None else amount(facts.seen, facts.unit),
         f"{facts.best.metric} {number(facts.best.value)} at {facts.best.step:,}" if facts.best else NOTHING,
-        " → ".join(number(loss) for loss in dict.fromkeys((losses[0], losses[-1]))) if losses else NOTHING,
+        " → ".join(number(loss) for _, loss in ends) or NOTHING,
         started,
         duration(facts.seconds),
     )
@@ -73,6 +74,7 @@ def _record(path: Path, facts: "Facts") -> dict[str, Any]:
         "task": facts.task or None,
         "method": facts.method or None,
         "last_step": facts.step,
+        "exported_step": facts.exported_step,
         "seen": facts.seen,
         "unit": None if facts.seen is None else facts.unit,
         "best": vars(facts.best) if facts.best else None,

@@ -44,6 +44,7 @@ def _train(recipe: Any, resume: str | None) -> None:
     from launcher import consistency, engine, faults, log, network, output, peers, remedies, report, run, story
 
     recipe.start_audit()
+    output.insist_on_room(recipe, resume)
     prepared = run.prepare_all(recipe, engine.world())
     log.say(f"plan of {recipe.name}:\n{prepared.plan.as_text()}")
     if prepared.plan.fits is False:
@@ -59,7 +60,7 @@ def _train(recipe: Any, resume: str | None) -> None:
         recorded = faults.recorded(place.folder, running, place.first_step)
         with recorded as attempt, peers.watched(prepared.plan.timeout_minutes):
             ready = run.set_up(prepared, running, place)
-            attempt.progress = ready.progress
+            attempt.run = ready
             with faults.StopRequest() as stop:
                 story.tell(ready, stop)
         if running.is_main:

@@ -75,7 +75,7 @@ class Setting:
         changed = self.recipe(changes | _batch_changes(self.recipe(changes), self.rows, variant.cut, world))
         adapter, context = parts.load("adapters", changed.method), self.context
         facts = model.facts(changed, self.task, adapter, context.processor, context.head)
-        made = plan.make(changed, world, facts, lambda size: _order(changed, self.rows, size, world))
+        made = plan.make(changed, world, facts, lambda size: _order(changed, self.rows, size, world), context=context)
         order = _order(changed, self.rows, made.global_batch_size, world)
         return Prepared(changed, self.task, context, self.rows, None, order, made)
 

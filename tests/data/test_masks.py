@@ -89,7 +89,7 @@ def test_numbers_that_are_ignored_are_no_labels() -> None:
     assert masks.names_in(MASK, tools(ignore_index=1), "m.png") == ["0", "255"]
     with pytest.raises(DataError, match="m.png: the label '255' is none of data.labels"):
         masks.names_in(MASK, tools(two, ignore_index=9), "m.png")
-    with pytest.raises(DataError, match="m.png: the label '3' is none of data.labels"):
+    with pytest.raises(DataError, match="m.png: 2 labels are none of data.labels: '3'"):
         masks.names_in(MASK % 2 + 3, tools(two), "m.png")
 
 

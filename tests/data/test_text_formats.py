@@ -2,15 +2,23 @@
 
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from written import put, read, rows, spoiled
+from written import put, read, rows, source, spoiled
 
 from launcher.errors import DataError
+from launcher.recipe import local_files
+from launcher.schema import Data
 
 TOKEN_FORMATS = ("tagged_tokens", "conll", "conllu")
 CONTEXT = "Paris is in France. Paris is old."
+
+
+def recipe_of(path: Path, **options: Any) -> Any:
+    """As much of a recipe as its check of the data's columns reads."""
+    return SimpleNamespace(task="text_classification", data=Data(train=(source(path, **options),)))
 
 
 # --- texts ------------------------------------------------------------------------------------------------------------
@@ -49,6 +57,24 @@ def test_a_default_fills_what_is_left_out_or_null_and_nothing_else(tmp_path: Pat
     assert [row["label"] for row in rows(path, "labelled_text", **options)] == [["none"], ["none"], ["x"], []]
     table = put(tmp_path, "a.csv", "text,label\na,\nb,0\n")
     assert [row["label"] for row in rows(table, "labelled_text", defaults={"label": 7})] == [7, "0"]
+
+
+@pytest.mark.parametrize("name", ["a.json", "a.jsonl"])
+def test_a_column_that_only_later_rows_have_is_a_column(name: str, tmp_path: Path) -> None:
+    """The rows without it are named, and the way out is."""
+    lacking = [{"text": "a", "slots": 1}] * 200
+    path = put(tmp_path, name, [*lacking, {"text": "b", "slots": 2, "intents": ["x"]}])
+    options = {"columns": {"label": "intents"}}
+    assert not list(local_files.train_data(recipe_of(path, **options)))
+    with pytest.raises(
+        DataError, match=r"a\.jsonl?(:| row )1: no column 'intents'; this row has .*{label: \[\]} where"
+    ):
+        rows(path, "labelled_text", **options)
+    found = rows(path, "labelled_text", **options, defaults={"label": []})
+    assert [row["label"] for row in found] == [[]] * 200 + [["x"]]
+    assert [key for key, _ in local_files.train_data(recipe_of(path, columns={"label": "intent"}))] == [
+        "data.train.0.columns.label"
+    ]
 
 
 def test_a_default_is_a_new_list_every_time(tmp_path: Path) -> None:

@@ -132,7 +132,11 @@ ROWS = [{"text": "the cat", "label": "a"}, {"text": "a dog", "label": "b"}, {"te
     ("rows", "words", "says"),
     [
         (ROWS[1:], [], "the labels b, and at least 2"),
-        (ROWS, [], r"eval.csv:2: the label '\w+' is none of the training data"),
+        (
+            ROWS,
+            [],
+            r"eval.csv:2: 3 labels are none of the training data: '\w+' \(\d, first at .*eval.csv:2\), '\w+' \(",
+        ),
         (ROWS, ["data.labels=[a, c]"], r"train.csv:3: the label 'b' is none of data.labels"),
         ([*ROWS, {"text": "red", "label": " "}], [], r"train.csv:5: column 'label' is empty"),
         ([*ROWS, {"text": "", "label": "a"}], [EVAL], r"train.csv:5: a text is empty"),

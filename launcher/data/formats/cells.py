@@ -33,8 +33,11 @@ class Cells:
         """The cell or its default. Raises DataError where the row has no such column."""
         column = self.columns.get(name, name)
         if column not in self.row and name not in self.defaults:
-            raise self.error(f"no column {column!r}; this row has {', '.join(map(repr, self.row))}")
+            raise self.error(self._lacks(column))
         return self.get(name)
+
+    def _lacks(self, column: str) -> str:
+        return f"no column {column!r}; this row has {', '.join(map(repr, self.row))}"
 
     def said(self, name: str) -> str:
         return f"column {self.columns.get(name, name)!r}"
@@ -55,10 +58,11 @@ class Cells:
 
     def answer(self, name: str) -> Any:
         """A cell that is to be learned: there and not empty."""
-        cell = self[name]
+        cell, column = self.get(name), self.columns.get(name, name)
         if cell is None or isinstance(cell, str) and not cell.strip():
-            fix = f"give it a value, or {name} a default: data.*.defaults: {{{name}: ...}}"
-            raise self.error(f"{self.said(name)} is empty", fix)
+            problem = f"{self.said(name)} is empty" if column in self.row else self._lacks(column)
+            fix = f"give it a value, or {name} a default: data.*.defaults: {{{name}: ...}}, or {{{name}: []}} where rows hold lists"
+            raise self.error(problem, fix)
         return cell
 
     def answered(self, *names: str) -> bool:

@@ -39,7 +39,7 @@ def _boxes(example: Mapping[str, Any], picture: Any, tools: Tools, where: str) -
     names = [labels.text_of(value, where) for value in example["labels"]]
     found, cut = boxes.inside(example["boxes"], names, picture.size, where)
     if tools.labels:
-        names = [tools.labels.name_of(name, where) for name in names]
+        names = tools.labels.names_of((name, where) for name in names)
     if cut:
         tools.count(CUT, cut)
     return found.ravel().tolist(), names

@@ -79,7 +79,7 @@ def _tags(example: Mapping[str, Any], tools: Tools, where: str) -> list[str]:
     tags: list[str] = example["tags"]
     if tools.labels is None:
         return tags
-    return [tools.labels.name_of(tag, f"{where} token {number}") for number, tag in enumerate(tags)]
+    return tools.labels.names_of((tag, f"{where} token {number}") for number, tag in enumerate(tags))
 
 
 def _readable(words: list[str], tools: Tools) -> list[str]:
