@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.data.formats import FORMATS, all_columns, needed
-from launcher.data.readers import TABLES
+from launcher.data.readers import TABLES, too_much
 
 OUR_COLUMNS = all_columns(FORMATS)
 ROWS_LOOKED_AT = 100
@@ -67,6 +67,8 @@ def _row(line: str, number: int) -> Any:
         return json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"line {number} is not JSON: {error.msg} at column {error.colno}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"line {number} is not JSON that can be read: {too_much(error)}") from None
 
 
 def _json(file: Path) -> list[str]:
@@ -82,6 +84,8 @@ def _json(file: Path) -> list[str]:
                 if not more:
                     break
                 head += more
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"is not JSON that can be read: {too_much(error)}") from None
     raise ValueError("does not hold an array of objects; one object per line is .jsonl")
 
 
