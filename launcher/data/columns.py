@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.data.formats import FORMATS, all_columns, needed
-from launcher.data.readers import TABLES, read
+from launcher.data.readers import TABLES, read, too_much
 from launcher.errors import DataError
 
 OUR_COLUMNS = all_columns(FORMATS)
@@ -80,6 +80,8 @@ def _row(line: str, number: int) -> Any:
         return json.loads(line)
     except json.JSONDecodeError as error:
         raise ValueError(f"line {number} is not JSON: {error.msg} at column {error.colno}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"line {number} is not JSON that can be read: {too_much(error)}") from None
 
 
 def _json(file: Path) -> list[str]:
@@ -95,6 +97,8 @@ def _json(file: Path) -> list[str]:
                 if not more:
                     break
                 head += more
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"is not JSON that can be read: {too_much(error)}") from None
     raise ValueError("does not hold an array of objects; one object per line is .jsonl")
 
 

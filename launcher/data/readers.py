@@ -33,17 +33,28 @@ def _jsonl(path: Path) -> Iterator[Read]:
                 continue
             where = f"{path}:{number}"
             try:
-                yield where, json.loads(line)
+                row = json.loads(line)
             except json.JSONDecodeError as error:
-                yield where, DataError(f"not JSON: {error.msg} at column {error.colno}", where=where)
+                row = DataError(f"not JSON: {error.msg} at column {error.colno}", where=where)
+            except (ValueError, RecursionError) as error:
+                row = DataError(f"not JSON that can be read: {too_much(error)}", where=where)
+            yield where, row
 
 
 def json_of(path: Path) -> Any:
     """The one value that a JSON file holds."""
+    text = path.read_text(encoding="utf-8-sig")
     try:
-        return json.loads(path.read_text(encoding="utf-8-sig"))
+        return json.loads(text)
     except json.JSONDecodeError as error:
         raise DataError(f"not JSON: {error.msg}", where=f"{path}:{error.lineno}:{error.colno}") from None
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"not JSON that can be read: {too_much(error)}", where=str(path)) from None
+
+
+def too_much(error: ValueError | RecursionError) -> str:
+    """What Python's reader of JSON cannot hold."""
+    return "it is nested too deep" if isinstance(error, RecursionError) else "a number has thousands of digits"
 
 
 def _json(path: Path) -> Iterator[Read]:

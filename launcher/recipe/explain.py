@@ -18,15 +18,18 @@ Path = tuple[Step, ...]
 
 
 def errors_by_path(error: ValidationError, tree: Node) -> Iterator[tuple[Path, ErrorDetails]]:
-    """The first error of every place. Pydantic adds the branch of a union to a path; only steps that exist are kept."""
-    seen: set[Path] = set()
+    """The first error of every place. Pydantic adds the branch of a union to a path; only steps that exist are kept.
+
+    Of a value that has the form of one branch, what is wrong inside is the error, and not that it is none of the others.
+    """
+    found: dict[Path, ErrorDetails] = {}
     for details in error.errors(include_url=False, include_context=False):
         path = _existing(details["loc"], tree)
         if details["type"] == "missing":
             path = (*path, details["loc"][-1])
-        if path not in seen:
-            seen.add(path)
-            yield path, details
+        found.setdefault(path, details)
+    outer = {path[:length] for path in found for length in range(len(path))}
+    yield from ((path, details) for path, details in found.items() if path not in outer)
 
 
 def _existing(location: Path, node: Node) -> Path:
@@ -34,7 +37,7 @@ def _existing(location: Path, node: Node) -> Path:
         return ()
     step, value = location[0], node.value
     inside = step in value if isinstance(value, dict) else isinstance(value, list) and isinstance(step, int)
-    return (step, *_existing(location[1:], value[step])) if inside else ()
+    return (step, *_existing(location[1:], value[step])) if inside else _existing(location[1:], node)
 
 
 def find(tree: Node, path: Path) -> Node:

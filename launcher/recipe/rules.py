@@ -24,6 +24,7 @@ EVERY_TASK = (
     "cache_dir",
 )  # keys of data that all tasks use
 
+NUMBERS_IN_MASKS = 1 << 16
 SPLIT_INTO_WORDS = ("bleu", "rouge1", "rouge2", "rougeL")  # metrics that evaluation.bleu_tokenize is for
 
 # key -> (the values that work, what to do instead)
@@ -222,6 +223,31 @@ def _data(recipe: Sections) -> Iterator[Finding]:
         yield "data.train", "there is no training data; write train: [{path: ...}]"
 
 
+def _labels(recipe: Sections) -> Iterator[Finding]:
+    labels = recipe.data.labels
+    if labels is None:
+        return
+    if not labels:
+        yield "data.labels", "lists no label; leave it out, and they are found in data.train"
+    for place, value in enumerate(labels):
+        key = f"data.labels.{value if isinstance(labels, dict) else place}"
+        if value != value.strip():
+            yield key, f'blanks around a label are no part of it in the data; write "{value.strip()}"'
+        elif value in tuple(labels)[:place]:
+            yield key, f"{value} is listed twice"
+
+
+def _mask_numbers(recipe: Sections) -> Iterator[Finding]:
+    """Where labels are numbers in masks, the keys that are none."""
+    labels = recipe.data.labels
+    if not isinstance(labels, dict) or recipe.task not in parts.names("tasks"):
+        return
+    if "ignore_index" in parts.load("tasks", recipe.task).TRAITS.data_keys:
+        numbers = set(map(str, range(NUMBERS_IN_MASKS)))
+        for value in filter(lambda value: value not in numbers, labels):
+            yield f"data.labels.{value}", f"{value} is no number in a mask; these are 0 to {NUMBERS_IN_MASKS - 1}"
+
+
 def _evaluation(recipe: Sections) -> Iterator[Finding]:
     evaluation = recipe.evaluation
     best, patience = evaluation.metric_for_best_model, evaluation.early_stopping_patience
@@ -307,6 +333,8 @@ RULES = (
     _length,
     _scheduler,
     _data,
+    _labels,
+    _mask_numbers,
     _evaluation,
     _metrics,
     _task_keys,

@@ -11,6 +11,14 @@ model: {name_or_path: owner/model}
 data: {train: [{path: rows.jsonl}], eval: [{path: rows.jsonl}]}
 """  # what a case appends begins on line 5
 QLORA = GOOD.replace("lora", "qlora")
+LABELLED = """\
+task: TASK
+method: full
+model: {name_or_path: owner/model}
+data:
+  train: [{path: owner/data}]
+  labels: LABELS
+"""
 
 DATA_FILES = {
     "rows.jsonl": '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n',
@@ -57,6 +65,10 @@ class Case:
             return f"{self.where}{colon}{says}"
         place = f"{folder / self.file}:{self.where}" if self.where else f"{folder / self.file}"
         return f"{place}{colon}{says}"
+
+
+def labelled(labels: str, task: str = "text_classification") -> str:
+    return LABELLED.replace("TASK", task).replace("LABELS", labels)
 
 
 def training_on(source: str) -> str:

@@ -1,8 +1,23 @@
 """What is wrong together, and what this version does not do."""
 
-from broken.case import GOOD, QLORA, Case, training_on
+from broken.case import GOOD, QLORA, Case, labelled, training_on
 
 CASES = [
+    # labels
+    Case("no label", labelled("[]"), "6:3", "data.labels: lists no label; leave it out"),
+    Case("no label in a mapping", labelled("{}"), "6:3", "data.labels: lists no label; leave it out"),
+    Case("label twice", labelled("[a, b, a]"), "6:18", "data.labels.2: a is listed twice"),
+    Case("blanks", labelled('[a, " b"]'), "6:15", "data.labels.1: blanks around a label are no part of it"),
+    Case("blanks in a key", labelled('{a: A, "b ": B}'), "6:18", "data.labels.b : blanks around a label"),
+    *(
+        Case(
+            f"{number} in a mask",
+            labelled(f'{{"0": a, "{number}": b}}', "semantic_segmentation"),
+            "6:20",
+            f"data.labels.{number}: {number} is no number in a mask; these are 0 to 65535",
+        )
+        for number in ("70000", "-1", "007", "zero", "²")
+    ),
     # contradictions
     Case(
         "no model", GOOD.replace("model: {name_or_path: owner/model}\n", ""), "1:1", "model: has neither name_or_path"

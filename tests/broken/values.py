@@ -1,6 +1,6 @@
 """Keys and values, each wrong by itself."""
 
-from broken.case import GOOD, Case, training_on
+from broken.case import GOOD, Case, labelled, training_on
 
 CASES = [
     # keys
@@ -59,6 +59,19 @@ CASES = [
         GOOD + "export: {zzz: 1}\n",
         "5:10",
         "export.zzz is not an option of export; it has merge, dtype, verify",
+    ),
+    # labels
+    Case(
+        "a number for a label",
+        labelled("[a, 0]"),
+        "6:15",
+        'data.labels.1: must be text that is not empty, not 0; put it in quotes: "0"',
+    ),
+    Case(
+        "a number for the name of a label",
+        labelled('{"0": a, "1": 5}'),
+        "6:25",
+        'data.labels.1: must be text that is not empty, not 5; put it in quotes: "5"',
     ),
     # other launchers' spellings
     Case("lora_r", GOOD + "lora_r: 8\n", "5:1", "lora_r is not an option of a recipe; did you mean adapter.r?"),

@@ -1,5 +1,6 @@
 """COCO, VOC and rows give the same boxes, and what is wrong with one is told from what is wrong with a file."""
 
+import json
 import random
 import re
 from pathlib import Path
@@ -96,6 +97,7 @@ def broken_coco(folder: Path, **changes: Any) -> Path:
             {"image_id": 1, "category_id": 2, "bbox": [0, 0, 1, 1]},
             r"image 1 \(a\.jpg\): the annotation 5 has no category",
         ),
+        ({"image_id": 1, "category_id": [1], "bbox": [0, 0, 1, 1]}, "the annotation 5 has no category"),
         ({"image_id": 1, "category_id": 1}, "the annotation 5 has no bbox"),
         ({"image_id": 1, "category_id": 1, "bbox": [0, 0, 1]}, "box 0 must be four"),
     ],
@@ -108,10 +110,21 @@ def test_a_broken_annotation_spoils_its_image(annotation: dict[str, Any], says: 
         rows(tmp_path / "a.json", "coco")
 
 
+@pytest.mark.parametrize("image", [9, [1], None])
+def test_an_annotation_of_no_image_is_spoiled_alone(image: Any, tmp_path: Path) -> None:
+    good = {"id": 6, "image_id": 2, "category_id": 1, "bbox": [0, 0, 1, 1]}
+    found, errors = spoiled(broken_coco(tmp_path, annotations=[{**good, "id": 5, "image_id": image}, good]), "coco")
+    assert [len(row["boxes"]) for row in found] == [0, 1]
+    assert [str(error) for error in errors] == [
+        f"{tmp_path}/a.json annotations[0]: the image {image} is not in the file"
+    ]
+
+
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"annotations": [{"id": 5, "image_id": 9}]}, r"annotations\[0\]: the image 9 is not in the file"),
+        ({"annotations": [{"id": 5, "image_id": 1}] * 2}, r"annotations\[1\]: the id 5 is another's as well"),
+        ({"categories": [{"id": 1, "name": "a"}, {"id": 2, "name": "a"}]}, r"categories\[1\]: the name a is another's"),
         ({"images": [{"id": 1}, {"id": 1}]}, r"images\[1\]: the id 1 is another's"),
         ({"categories": [{"name": "cat"}]}, r"categories\[0\]: has no id"),
         ({"annotations": None}, "no list of annotations"),
@@ -125,6 +138,12 @@ def test_a_broken_coco_file_is_no_matter_of_rows(changes: dict[str, Any], says: 
 def test_coco_without_annotations_is_for_prediction(tmp_path: Path) -> None:
     path = broken_coco(tmp_path, annotations=None, categories=None)
     assert [sorted(row) for row in rows(path, "coco", labelled=False)] == [["image"], ["image"]]
+    whole = {**json.loads(path.read_text()), "annotations": None, "categories": None}
+    assert len(rows(put(tmp_path, "a.json", whole), "coco", labelled=False)) == 2
+    with pytest.raises(DataError, match=r"a\.json: not a COCO file: it holds no list of annotations"):
+        rows(path, "coco")
+    with pytest.raises(DataError, match=r"a\.json: not a COCO file: it holds no list of annotations"):
+        rows(put(tmp_path, "a.json", {**whole, "annotations": {"id": 1}}), "coco", labelled=False)
 
 
 @pytest.mark.parametrize(

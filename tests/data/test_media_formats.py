@@ -115,6 +115,20 @@ def test_a_link_to_a_folder_that_is_read_anyway_gives_no_picture_twice(
     assert all(f"{tmp_path}/train/{link} is left out" in said for link in ("blue/up", "green", "red/top"))
 
 
+def test_a_file_that_is_not_there_is_named_with_what_can_be_done(tmp_path: Path) -> None:
+    touch(tmp_path, "red/1.png")
+    (tmp_path / "red/2.png").symlink_to("gone.png")
+    found, errors = spoiled(tmp_path, "image_folder")
+    link = f"{tmp_path}/red/2.png"
+    assert len(found) == 1 and [str(error) for error in errors] == [
+        f"{link}: {link} is a link to {tmp_path}/red/gone.png, which is no file; put the file there or remove the link"
+    ]
+    path = put(tmp_path, "a.jsonl", [{"image": name, "label": 1} for name in ("gone.png", f"{tmp_path}/gone.png")])
+    relative, absolute = map(str, spoiled(path, "labelled_image")[1])
+    assert relative == f"{path}:1: there is no file {tmp_path}/gone.png; names are relative to data.*.media"
+    assert absolute == f"{path}:2: there is no file {tmp_path}/gone.png"
+
+
 def test_a_picture_outside_of_the_classes_has_no_label(tmp_path: Path) -> None:
     touch(tmp_path, "1.png", "cat/2.png")
     found, errors = spoiled(tmp_path, "image_folder")

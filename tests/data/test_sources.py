@@ -125,6 +125,24 @@ def test_a_broken_row_is_named_by_its_place(name: str, tmp_path: Path) -> None:
         read(put(tmp_path, file, content))
 
 
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [("[" * 100_000 + "]" * 100_000, "it is nested too deep"), ("1" * 5000, "a number has thousands of digits")],
+)
+def test_json_that_is_too_much_for_its_reader_is_named_by_its_place(value: str, says: str, tmp_path: Path) -> None:
+    row = f'{{"text": "a", "more": {value}}}'
+    late = put(tmp_path, "late.jsonl", lines(*ROWS * 50) + row)
+    errors: list[DataError] = []
+    assert len(list(sources.examples(Source(path=str(late)), TRAITS.formats, errors.append))) == 150
+    assert [str(error) for error in errors] == [f"{late}:151: not JSON that can be read: {says}"]
+    whole = put(tmp_path, "whole.json", f"[{row}]")
+    with pytest.raises(DataError, match=f"whole.json: not JSON that can be read: {says}"):
+        list(readers.read(whole))
+    for path in (whole, put(tmp_path, "soon.jsonl", row)):
+        with pytest.raises(ValueError, match=f"is not JSON that can be read: {says}"):
+            columns.column_names(path)
+
+
 def test_an_index_column_without_a_name_does_not_disturb(tmp_path: Path) -> None:
     table = put(tmp_path, "pandas.csv", ",text\n0,a\n1,b\n")
     assert [row for _, row in read(table)] == [{"text": "a"}, {"text": "b"}]
@@ -224,7 +242,7 @@ def test_tools_come_as_a_list_or_as_json_text(written: Any, tmp_path: Path) -> N
 def test_absent_tools_leave_no_trace_and_broken_ones_are_refused(tmp_path: Path) -> None:
     for nothing in (None, "", "[]", []):
         assert "tools" not in conversation(tmp_path, TALK, tools=nothing)
-    for broken in ("{", "{}", ["clock"], 3):
+    for broken in ("{", "{}", ["clock"], 3, "[" * 100_000, "[" + "1" * 5000 + "]"):
         with pytest.raises(DataError, match=r"chat\.jsonl:1: column 'tools'"):
             conversation(tmp_path, TALK, tools=broken)
 

@@ -62,53 +62,71 @@ def _size(width: Any, height: Any) -> tuple[int, int] | None:
 
 def _coco(path: Path, source: Source, labelled: bool) -> Iterator[Read]:
     whole = json_of(path)
-    keys = COCO_KEYS if labelled else COCO_KEYS[:1]
-    for key in keys:
-        if not isinstance(whole, dict) or not isinstance(whole.get(key), list):
+    for key in COCO_KEYS:
+        is_needed = labelled or key == "images"
+        if not isinstance(whole, dict) or not isinstance(whole.get(key), list if is_needed else list | None):
             raise DataError(f"not a COCO file: it holds no list of {key}", where=str(path))
     categories = _by_id(path, whole, "categories")
-    of_image = _boxes_by_image(path, whole, _by_id(path, whole, "images"))
+    _insist_on_one_each(path, whole, "categories", "name")
+    _insist_on_one_each(path, whole, "annotations", "id")
+    of_image, strays = _boxes_by_image(path, whole, _by_id(path, whole, "images"))
+    yield from strays
     for image in whole["images"]:
         where = f"{path} image {image['id']} ({image.get('file_name')})"
         row = {"image": image.get("file_name"), "size": _size(image.get("width"), image.get("height"))}
-        yield where, row if "annotations" not in whole else _annotated(row, of_image[image["id"]], categories, where)
+        has_boxes = whole.get("annotations") is not None
+        yield where, _annotated(row, of_image[image["id"]], categories, where) if has_boxes else row
 
 
 def _by_id(path: Path, whole: Row, key: str) -> dict[Any, Row]:
     found: dict[Any, Row] = {}
-    for number, item in enumerate(whole.get(key, ())):
-        where = f"{path} {key}[{number}]"
+    _insist_on_one_each(path, whole, key, "id")
+    for number, item in enumerate(whole.get(key) or ()):
         if not isinstance(item, dict) or not isinstance(item.get("id"), int | str):
-            raise DataError("has no id", where=where)
-        if item["id"] in found:
-            raise DataError(f"the id {item['id']} is another's as well", where=where)
+            raise DataError("has no id", where=f"{path} {key}[{number}]")
         found[item["id"]] = item
     return found
 
 
-def _boxes_by_image(path: Path, whole: Row, images: Mapping[Any, Row]) -> dict[Any, list[Row]]:
-    """Image id -> annotations, but for crowds: one box around many things, which no detector is to learn as one."""
+def _insist_on_one_each(path: Path, whole: Row, key: str, what: str) -> None:
+    """DataError where two of a list have the same id or the same name."""
+    seen: set[Any] = set()
+    for number, item in enumerate(whole.get(key) or ()):
+        value = item.get(what) if isinstance(item, dict) else None
+        if isinstance(value, int | str) and value in seen:
+            raise DataError(f"the {what} {value} is another's as well", where=f"{path} {key}[{number}]")
+        seen |= {value} if isinstance(value, int | str) else set()
+
+
+def _boxes_by_image(path: Path, whole: Row, images: Mapping[Any, Row]) -> tuple[dict[Any, list[Row]], list[Read]]:
+    """Image id -> annotations, and those of no image. Crowds are left out: one box around many things, which no detector
+    is to learn as one."""
     of_image: dict[Any, list[Row]] = defaultdict(list)
+    strays: list[Read] = []
     crowds = 0
-    for number, annotation in enumerate(whole.get("annotations", ())):
+    for number, annotation in enumerate(whole.get("annotations") or ()):
         image = annotation.get("image_id") if isinstance(annotation, dict) else None
         if not isinstance(image, int | str) or image not in images:
-            raise DataError(f"the image {image} is not in the file", where=f"{path} annotations[{number}]")
-        crowds += bool(annotation.get("iscrowd"))
-        if not annotation.get("iscrowd"):
+            where = f"{path} annotations[{number}]"
+            strays.append((where, DataError(f"the image {image} is not in the file", where=where)))
+        elif annotation.get("iscrowd"):
+            crowds += 1
+        else:
             of_image[image].append(annotation)
     if crowds:
         log.say_once(f"note: {path}: {crowds} crowd annotations are left out")
-    return of_image
+    return of_image, strays
 
 
 def _annotated(row: Row, annotations: list[Row], categories: Mapping[Any, Row], where: str) -> Row | DataError:
+    labels = []
     for annotation in annotations:
-        category = categories.get(annotation.get("category_id"))
+        number = annotation.get("category_id")
+        category = categories.get(number) if isinstance(number, int | float | str) else None
         if category is None or "name" not in category or "bbox" not in annotation:
             lacks = "bbox" if "bbox" not in annotation else "category of this file that has a name"
             return DataError(f"the annotation {annotation.get('id')} has no {lacks}", where=where)
-    labels = [categories[annotation["category_id"]]["name"] for annotation in annotations]
+        labels.append(category["name"])
     return {**row, "boxes": [annotation["bbox"] for annotation in annotations], "labels": labels}
 
 

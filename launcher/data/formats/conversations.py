@@ -4,6 +4,7 @@ import json
 from typing import Any
 
 from launcher.data.formats.cells import Cells, Row, checked_text
+from launcher.data.readers import too_much
 from launcher.errors import DataError
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
@@ -39,8 +40,9 @@ def _tools(tools: Any, where: str) -> list[Any]:
     """Function descriptions, as a list or as the JSON text of one."""
     try:
         tools = json.loads(tools) if isinstance(tools, str) and tools.strip() else tools or []
-    except json.JSONDecodeError as error:
-        raise DataError(f"column 'tools' is not JSON: {error.msg}", where=where) from None
+    except (ValueError, RecursionError) as error:
+        said = error.msg if isinstance(error, json.JSONDecodeError) else too_much(error)
+        raise DataError(f"column 'tools' is not JSON: {said}", where=where) from None
     if not isinstance(tools, list) or not all(isinstance(tool, dict) for tool in tools):
         raise DataError("column 'tools' must be a list of function descriptions", where=where)
     return tools

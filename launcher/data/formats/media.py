@@ -36,11 +36,21 @@ def media(cells: Cells, name: str) -> str | bytes:
     if path is None:
         raise cells.error(f"{cells.said(name)} must be the name of a file or its bytes, not {kind(cell)}")
     if not os.path.isfile(path):
-        raise cells.error(f"there is no file {path}", "" if path == cell else "names are relative to data.*.media")
+        raise cells.error(*_missing(path, is_relative=path != named_file(cell, Path())))
     found = os.path.abspath(path)
     if printable(found) != found:
         raise cells.error(f"the name {found} is not UTF-8", "rename the file or its folder")
     return found
+
+
+def _missing(path: Path, is_relative: bool) -> tuple[str, str]:
+    """The problem, and what to do."""
+    if path.is_symlink():
+        return (
+            f"{path} is a link to {os.path.realpath(path)}, which is no file",
+            "put the file there or remove the link",
+        )
+    return f"there is no file {path}", "names are relative to data.*.media" if is_relative else ""
 
 
 def in_classes(path: Path, column: str, suffixes: Sequence[str], labelled: bool) -> Iterator[Read]:
