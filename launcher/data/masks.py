@@ -103,7 +103,7 @@ def insist_on_ignored(rows: Iterable[Collection[str]], context: Context) -> None
     rarest, name = min(zip(context.label_counts, context.labels.names, strict=True))
     if number and (number > rarest or context.data.ignore_index is not None):
         raise DataError(
-            f"{number} masks have pixels of 255, and {rarest} have the label {name}: is 255 a label?",
+            f"{number} masks have pixels of 255, which may be a label: {rarest} have the label {name}",
             fix="list data.labels, or set data.ignore_index: 255 if it is none",
         )
     if number:

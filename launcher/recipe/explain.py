@@ -25,7 +25,9 @@ def errors_by_path(error: ValidationError, tree: Node) -> Iterator[tuple[Path, E
     found: dict[Path, ErrorDetails] = {}
     for details in error.errors(include_url=False, include_context=False):
         path = _existing(details["loc"], tree)
-        if details["type"] == "missing" and isinstance(details["loc"][-1], str):  # a list that is too short is wrong itself
+        if details["type"] == "missing" and isinstance(details["loc"][-1], int):
+            details = {**details, "type": "too_short"}  # the list is there, and is what is wrong
+        elif details["type"] == "missing":
             path = (*path, details["loc"][-1])
         found.setdefault(path, details)
     outer = {path[:length] for path in found for length in range(len(path))}
@@ -36,8 +38,7 @@ def _existing(location: Path, node: Node) -> Path:
     if not location:
         return ()
     step, value = location[0], node.value
-    places = range(len(value)) if isinstance(value, list) else value if isinstance(value, dict) else ()
-    inside = step in places
+    inside = step in value if isinstance(value, dict) else isinstance(value, list) and step in range(len(value))
     return (step, *_existing(location[1:], value[step])) if inside else _existing(location[1:], node)
 
 

@@ -73,6 +73,24 @@ CASES = [
         "6:25",
         'data.labels.1: must be text that is not empty, not 5; put it in quotes: "5"',
     ),
+    Case(
+        "half of the betas",
+        GOOD + "optimizer: {betas: [0.9]}\n",
+        "5:20",
+        "optimizer.betas: must be a list of 2, each a number",
+    ),
+    Case(
+        "half a size",
+        labelled("[a, b]\n  image_size: [20]", "image_classification"),
+        "7:15",
+        "data.image_size: must be a whole number of at least 1, or a list of 2, each a whole number of at least 1, or null, not a",
+    ),
+    Case(
+        "a size that is none",
+        labelled("[a, b]\n  image_size: [20, 0]", "image_classification"),
+        "7:20",
+        "data.image_size.1: must be a whole number of at least 1, not 0",
+    ),
     # other launchers' spellings
     Case("lora_r", GOOD + "lora_r: 8\n", "5:1", "lora_r is not an option of a recipe; did you mean adapter.r?"),
     Case(
