@@ -72,7 +72,7 @@ class Reader:
                 where=", ".join(source.path for source in self.recipe.data.train),
             )
         absent = [name for name in labels.names if not counted[name]]
-        if len(absent) == len(labels.names) and least > 1:  # pictures without boxes, with one label or none, are learned from
+        if len(absent) == len(labels.names) and least > 1:  # else a picture without an object teaches something, too
             paths = ", ".join(source.path for source in self.recipe.data.train)
             raise DataError("no row of data.train has any of the labels", where=paths, fix="look at data.labels")
         if absent:
