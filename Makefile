@@ -11,12 +11,13 @@ JOBS ?= 2
 export HF_HUB_OFFLINE ?= 1
 export TOKENIZERS_PARALLELISM ?= false
 
-.PHONY: help setup demo test test-all check format bench gpu clean
+.PHONY: help setup demo test test-all real-data check format bench gpu clean
 
 help:
 	@echo "make setup     virtual environment in .venv, with everything at pinned versions"
 	@echo "make demo      LoRA of the embedded model on two CPU cores, in a new run folder"
 	@echo "make test      the tests"
+	@echo "make real-data LAUNCHER_DATA=folder   what the recipes of texts learn from real data, three seeds each; takes hours"
 	@echo "make check     ruff, formatter, types of the pure layers, layer test"
 	@echo "make bench     tokens/s and memory beside a bare loop, Trainer and TRL"
 	@echo "make gpu       on a machine with a GPU: kernel tests, kernel speed and training steps, to RESULTS=folder; installs nothing"
@@ -37,6 +38,9 @@ test: $(SET_UP)
 
 test-all: $(SET_UP)
 	$(BIN)/python -m pytest
+
+real-data: $(SET_UP)
+	LAUNCHER_RESULTS=$(CURDIR)/tests/real_data/results.json $(BIN)/python -m pytest -m slow tests/real_data
 
 check: $(SET_UP)
 	$(BIN)/ruff check .

@@ -1,7 +1,7 @@
 """The recipes of texts learn real data with a real pretrained encoder: the mean of three seeds on the test split.
 
-Needs the folder of data sets in LAUNCHER_DATA and takes hours on two cores: `make real-data LAUNCHER_DATA=folder`. What was
-measured is written beside this file's floors, into the JSON file that LAUNCHER_RESULTS names, where it is set.
+Needs the folder of data sets in LAUNCHER_DATA and takes hours on two cores: `make real-data LAUNCHER_DATA=folder`. What is
+measured goes to the JSON file that LAUNCHER_RESULTS names, where it is set.
 """
 
 import csv
