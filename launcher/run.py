@@ -33,7 +33,7 @@ from launcher.data.digest import weights_digest
 from launcher.data.prepare import Joined
 from launcher.engine import Engine
 from launcher.errors import CheckpointError, RecipeError
-from launcher.evaluate import Exam, Verdict
+from launcher.evaluate import Exam, Verdict, insist_on_asked
 from launcher.meter import Meter
 from launcher.output import Place
 from launcher.plan import Plan
@@ -185,6 +185,8 @@ def prepare_all(recipe: Recipe, world: World) -> Prepared:
         raise RecipeError("data.train has no source", where=recipe.origin("data.train"))
     context = reader.context(train)
     evaluated = reader.rows("eval", context.labels)
+    if evaluated is not None and hasattr(task.metrics, "measurable"):
+        insist_on_asked(recipe, task.metrics.measurable(context))
     facts = model.facts(recipe, task, parts.load("adapters", recipe.method), context.processor, context.head)
     made = plan.make(recipe, world, facts, lambda size: order_of(recipe, train, size), context=context)
     return Prepared(recipe, task, context, train, evaluated, order_of(recipe, train, made.global_batch_size), made)
