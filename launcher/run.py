@@ -39,7 +39,10 @@ from launcher.output import Place
 from launcher.plan import Plan
 from launcher.recipe import Recipe
 from launcher.rows import Reader
+from launcher.section import plain
 from launcher.world import World
+
+JUDGED_BY = ("metrics", "metric_for_best_model", "greater_is_better")
 
 
 @dataclass
@@ -243,6 +246,7 @@ def state_to_save(run: Run) -> dict[str, Any]:
         "world_size": run.plan.world_size,
         "total_steps": run.plan.total_steps,
         "precision": run.plan.precision,
+        "judged_by": {name: getattr(run.plan, name) for name in JUDGED_BY},
         "scaler": run.engine.scaler_state(),
         "unread": run.meter.unread(),
     }
@@ -271,6 +275,19 @@ def _take_up(run: Run, resume_from: Checkpoint) -> None:
     run.engine.load_scaler_state(state["scaler"])
     run.meter.take_up(state["unread"])
     run.progress = Progress(**state["progress"])
+    _judge_by(run, state.get("judged_by", {}))
+
+
+def _judge_by(run: Run, before: Mapping[str, Any]) -> None:
+    """Evaluations may change on the way; a best by another metric is not compared with those to come."""
+    now = {name: getattr(run.plan, name) for name in JUDGED_BY}
+    changed = [name for name in before if before[name] != plain(now[name])]
+    for name in changed:
+        log.say(f"note: evaluation.{name} was {before[name]} until now and is {plain(now[name])}")
+    if set(changed) - {"metrics"} and run.progress.best_step is not None:
+        log.say(f"note: step {run.progress.best_step} was the best until now; from here the best is looked for anew")
+        run.progress.best_value = run.progress.best_step = None
+        run.progress.evaluations_without_gain = 0
 
 
 def _ranks(state: Mapping[str, Any]) -> str:
