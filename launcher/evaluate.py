@@ -1,7 +1,7 @@
 """The same Objective without gradients, and questions put to the model. Each row is counted once over all ranks."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any
@@ -10,7 +10,7 @@ from launcher.data import sources
 from launcher.data.context import Context, Tools
 from launcher.data.order import sequential
 from launcher.engine import Engine
-from launcher.errors import DataError
+from launcher.errors import DataError, RecipeError
 from launcher.generation import Generation, Question
 from launcher.metrics import Measured
 from launcher.recipe import Recipe
@@ -91,6 +91,18 @@ def _examples(recipe: Recipe, task: Any, context: Context) -> Iterator[tuple[str
             else:
                 if kept:
                     yield where, example
+
+
+def insist_on_asked(recipe: Recipe, measured: Iterable[str]) -> None:
+    """Refuse a metric that the recipe names and this data does not have: one for several labels a row, for example."""
+    section, there = recipe.evaluation, [f"eval/{name}" for name in measured]
+    asked = dict.fromkeys((section.metric_for_best_model, *(f"eval/{name}" for name in section.metrics or ())))
+    if missing := [name for name in asked if name and name not in there]:
+        raise RecipeError(
+            f"evaluation.metrics: {', '.join(missing)} cannot be measured on this data",
+            where=recipe.origin("evaluation.metrics"),
+            fix=f"there are {', '.join(there)}",
+        )
 
 
 def dealt(things: list[Any], engine: Engine) -> list[Any]:

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from launcher import log, saved_state, schedules
-from launcher.errors import Interrupted, Preempted, RecipeError
-from launcher.evaluate import Verdict, evaluate
+from launcher.errors import Interrupted, Preempted
+from launcher.evaluate import Verdict, evaluate, insist_on_asked
 from launcher.faults import StopRequest
 from launcher.run import Run, state_to_save
 from launcher.trackers import Trackers
@@ -92,19 +92,9 @@ def examine(run: Run) -> Verdict:
 
 
 def _insist_on_measured(run: Run, metrics: Mapping[str, float], notes: Sequence[str]) -> None:
-    """Refuse a metric that the recipe names and this data does not have: one for several labels a row, for example."""
-    if run.progress.step > 0 or run.recipe.evaluation.metrics is None and run.plan.metric_for_best_model is None:
-        return
-    asked = dict.fromkeys(
-        (run.plan.metric_for_best_model, *(f"eval/{name}" for name in run.recipe.evaluation.metrics or ()))
-    )
-    missing = [name for name in asked if name and name not in metrics]
-    if missing and run.engine.broadcast(not notes):  # with notes, the evaluation says itself what it could not tell
-        raise RecipeError(
-            f"evaluation.metrics: {', '.join(missing)} cannot be measured on this data",
-            where=run.recipe.origin("evaluation.metrics"),
-            fix=f"there are {', '.join(metrics)}",
-        )
+    """Before the first step; with notes, the evaluation says itself what it could not tell."""
+    if run.progress.step == 0 and run.engine.broadcast(not notes):
+        insist_on_asked(run.recipe, [name.removeprefix("eval/") for name in metrics])
 
 
 def stamp(run: Run) -> dict[str, float]:

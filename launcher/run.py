@@ -33,13 +33,16 @@ from launcher.data.digest import weights_digest
 from launcher.data.prepare import Joined
 from launcher.engine import Engine
 from launcher.errors import CheckpointError, RecipeError
-from launcher.evaluate import Exam, Verdict
+from launcher.evaluate import Exam, Verdict, insist_on_asked
 from launcher.meter import Meter
 from launcher.output import Place
 from launcher.plan import Plan
 from launcher.recipe import Recipe
 from launcher.rows import Reader
+from launcher.section import plain
 from launcher.world import World
+
+JUDGED_BY = ("metrics", "metric_for_best_model", "greater_is_better")
 
 
 @dataclass
@@ -187,6 +190,8 @@ def prepare_all(recipe: Recipe, world: World) -> Prepared:
     evaluated = reader.rows("eval", context.labels)
     if evaluated is not None and "several" in task.rows.COLUMNS.kinds:
         labels.insist_alike(train, evaluated)
+    if evaluated is not None and hasattr(task.metrics, "measurable"):
+        insist_on_asked(recipe, task.metrics.measurable(context))
     facts = model.facts(recipe, task, parts.load("adapters", recipe.method), context.processor, context.head)
     made = plan.make(recipe, world, facts, lambda size: order_of(recipe, train, size), context=context)
     return Prepared(recipe, task, context, train, evaluated, order_of(recipe, train, made.global_batch_size), made)
@@ -243,6 +248,7 @@ def state_to_save(run: Run) -> dict[str, Any]:
         "world_size": run.plan.world_size,
         "total_steps": run.plan.total_steps,
         "precision": run.plan.precision,
+        "judged_by": {name: getattr(run.plan, name) for name in JUDGED_BY},
         "scaler": run.engine.scaler_state(),
         "unread": run.meter.unread(),
     }
@@ -271,6 +277,19 @@ def _take_up(run: Run, resume_from: Checkpoint) -> None:
     run.engine.load_scaler_state(state["scaler"])
     run.meter.take_up(state["unread"])
     run.progress = Progress(**state["progress"])
+    _judge_by(run, state.get("judged_by", {}))
+
+
+def _judge_by(run: Run, before: Mapping[str, Any]) -> None:
+    """Evaluations may change on the way; a best by another metric is not compared with those to come."""
+    now = {name: getattr(run.plan, name) for name in JUDGED_BY}
+    changed = [name for name in before if before[name] != plain(now[name])]
+    for name in changed:
+        log.say(f"note: evaluation.{name} was {before[name]} until now and is {plain(now[name])}")
+    if set(changed) - {"metrics"} and run.progress.best_step is not None:
+        log.say(f"note: step {run.progress.best_step} was the best until now; from here the best is looked for anew")
+        run.progress.best_value = run.progress.best_step = None
+        run.progress.evaluations_without_gain = 0
 
 
 def _ranks(state: Mapping[str, Any]) -> str:

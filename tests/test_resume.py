@@ -187,6 +187,31 @@ def test_how_an_adapter_learns_may_change_on_the_way(recipe: Path, uninterrupted
     assert tiny.train(recipe, *words, str(run / "checkpoints" / "step-00000009")) == 0
 
 
+def test_other_evaluations_are_said_and_another_metric_has_a_best_of_its_own(
+    recipe: Path, tmp_path: Path, capsys
+) -> None:
+    """A token accuracy compared with the loss before would never be the best."""
+    words = [f"output_dir={tmp_path / 'run'}", "evaluation.eval_steps=1", "checkpoint.save_steps=1"]
+    first = ["training.max_steps=3", "evaluation.metric_for_best_model=eval/loss"]
+    assert tiny.train(recipe, *words, *first) == 0
+    capsys.readouterr()
+    second = ["training.max_steps=5", "evaluation.metric_for_best_model=eval/token_accuracy", "--resume", "auto"]
+    assert tiny.train(recipe, *words, *second, "evaluation.metrics=[loss, token_accuracy]") == 0
+    said = capsys.readouterr().out
+    for note in (
+        "metrics was ['loss', 'perplexity', 'token_accuracy'] until now and is ['loss', 'token_accuracy']",
+        "metric_for_best_model was eval/loss until now and is eval/token_accuracy",
+        "greater_is_better was False until now and is True",
+    ):
+        assert f"note: evaluation.{note}" in said
+    assert "was the best until now; from here the best is looked for anew" in said
+    state = json.loads((tmp_path / "run" / "checkpoints" / "step-00000005" / "state.json").read_text())
+    accuracies = tiny.losses(tmp_path / "run", "eval/token_accuracy")
+    assert state["progress"]["best_value"] == max(accuracies[step] for step in (4, 5))
+    assert tiny.train(recipe, *words, *second, "evaluation.metrics=[loss, token_accuracy]") == 0
+    assert "note: evaluation." not in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("harm", ["damaged", "gone"])
 def test_a_best_checkpoint_that_is_not_whole_is_not_exported(recipe: Path, tmp_path: Path, harm: str, capsys) -> None:
     """The first is made the best: the highest loss counts."""

@@ -12,6 +12,7 @@ from launcher.metrics import Measured, classification, loss_of
 ERRORS_SHOWN = 20
 Show = Callable[[Mapping[str, Any]], str]
 Draw = Callable[[Mapping[str, Any]], Any]
+MANY = 8  # labels that have every metric that some number of labels has
 
 
 def measured(
@@ -34,6 +35,19 @@ def measured(
         for index in _worst(scores, references, context.threshold)
     ]
     return Measured({**loss_of(totals), **found.values}, {**found.details, "errors": errors})
+
+
+def measurable(context: Context) -> list[str]:
+    """The metrics that these labels can have: those of rows with one label each, all predicted right."""
+    assert context.labels is not None
+    names = list(context.labels.names[:MANY])
+    right = np.eye(len(names))
+    found = (
+        classification.multi_label(right, right, names)
+        if several(context)
+        else classification.single_label(right, np.arange(len(names)), names)
+    )
+    return ["loss", *found.values]
 
 
 def all_said(

@@ -52,6 +52,38 @@ def test_labels_that_are_listed_are_counted_too_and_a_task_may_have_none(recipe:
     assert planned([str(recipe)], capsys) == {"value": None, "origin": "causal_lm has no labels"}
 
 
+@pytest.mark.parametrize(
+    ("labels", "metric", "is_there"),
+    [
+        (["a", "b", "c"], "top5_accuracy", False),
+        (list("abcdef"), "top5_accuracy", True),
+        (["a", "b"], "auroc", True),
+        (["a", "b"], "hamming_loss", False),
+        ([["a", "b"], []], "hamming_loss", True),
+        ([["a", "b"], []], "accuracy", False),
+    ],
+)
+def test_a_metric_that_these_labels_cannot_have_is_refused_by_the_check(
+    labels: list[Any], metric: str, is_there: bool, tmp_path: Path, capsys
+) -> None:
+    """As training would, which has to load and try the model for it."""
+    code = main(["check", texts(tmp_path, labels), f"evaluation.metrics=[loss, {metric}]"])
+    assert code == (0 if is_there else 89)
+    assert (
+        f"eval/{metric} cannot be measured on this data; there are eval/loss, " in capsys.readouterr().err
+    ) != is_there
+
+
+@pytest.mark.parametrize(
+    ("train", "refused"), [([["O", "B-X"]], "f1_macro"), ([["NOUN", "VERB"]], "f1"), ([["NOUN", "B-X"]], None)]
+)
+def test_spans_and_tags_have_metrics_of_their_own(train: list[list[str]], refused: str, tmp_path: Path, capsys) -> None:
+    for metric in ("f1", "f1_macro"):
+        assert main([*tags(tmp_path, train, train), f"evaluation.metrics=[{metric}]"]) == (
+            89 if metric == refused else 0
+        )
+
+
 # --- labels that the training does not know ----------------------------------------------------------------------------
 
 

@@ -10,6 +10,7 @@ from launcher.data.context import Context
 from launcher.metrics import Measured, labelled
 
 has_threshold = labelled.several
+measurable = labelled.measurable
 
 
 def summarize(

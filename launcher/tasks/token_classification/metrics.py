@@ -9,6 +9,7 @@ import numpy as np
 
 from launcher.data.context import Context
 from launcher.metrics import Measured, spans
+from launcher.tasks.token_classification import METRICS
 
 ERRORS_SHOWN = 20
 OUTSIDE = "O"
@@ -43,6 +44,14 @@ def summarize(
     worst = sorted((one for one in found if one.wrong), key=lambda one: (-len(one.wrong), -_confidence(one)))
     details = {**measured.details, "errors": [_error(one) for one in worst[:ERRORS_SHOWN]]}
     return Measured({"loss": total / count, **measured.values}, {**details, "notes": notes} if notes else details)
+
+
+def measurable(context: Context) -> Sequence[str]:
+    """Where the tags are all of spans, or none is; else it depends on which of them occur."""
+    assert context.labels is not None
+    are_spans = {spans.are_spans([name]) for name in context.labels.names}
+    of_others = {True: ("f1_macro",), False: ("f1", "precision", "recall")}
+    return [name for name in METRICS if len(are_spans) > 1 or name not in of_others[are_spans == {True}]]
 
 
 def said(
