@@ -17,12 +17,22 @@ HOW_IT_LEARNS = ("lora_dropout", "loraplus_lr_ratio", "loraplus_lr_embedding")  
 Facts = dict[str, dict[str, Any]]
 
 
-def facts(recipe: Recipe, plan: Plan, data: str, base: str, labels: Sequence[str] = ()) -> Facts:
-    """Kind -> key -> value, as JSON gives it back. `data` and `base`: digests of the rows and of the base's weights."""
+def facts(
+    recipe: Recipe,
+    plan: Plan,
+    data: str,
+    base: str,
+    labels: Sequence[str] = (),
+    stages: Sequence[Mapping[str, Any]] = (),
+) -> Facts:
+    """Kind -> key -> value, as JSON gives it back. `data` and `base`: digests of the rows and of the base's weights.
+
+    Of several `stages`, each says itself what it is trained on, and with which optimizer.
+    """
     options = recipe.adapter.model_dump(mode="json")
     return {
         "order": {
-            "data": data,
+            **({f"stages.{number}": dict(stage) for number, stage in enumerate(stages)} or {"data": data}),
             "global_batch_size": plan.global_batch_size,
             "seed": plan.seed,
             "data.packing": plan.packing,

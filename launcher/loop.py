@@ -15,7 +15,7 @@ from launcher.trackers import Trackers
 
 
 def train(run: Run, trackers: Trackers, stop: StopRequest) -> None:
-    """Train from where the run stands to its last step, an early stop, or a request to stop."""
+    """Train from where the run stands to the last step of its stage, an early stop, or a request to stop."""
     if run.progress.stopped_early:
         return
     for step, micro_batches in run.steps():
@@ -75,7 +75,9 @@ def judge(run: Run, trackers: Trackers) -> None:
     else:
         run.progress.evaluations_without_gain += 1
         patience = run.plan.early_stopping_patience
-        run.progress.stopped_early = patience is not None and run.progress.evaluations_without_gain >= patience
+        in_last_stage = run.plan.last_step == run.plan.total_steps
+        enough = patience is not None and run.progress.evaluations_without_gain >= patience
+        run.progress.stopped_early = enough and in_last_stage
 
 
 def examine(run: Run) -> Verdict:
@@ -132,15 +134,16 @@ def _counts(run: Run, micro_batches: list[tuple[int, Any]]) -> dict[str, float]:
 
 def _learning_rate(run: Run, step: int) -> float:
     p = run.plan
+    length = p.last_step - p.first_step
     return p.learning_rate * schedules.factor(
-        p.schedule, step, p.total_steps, p.warmup_steps, p.min_lr_ratio, p.decay_steps or 0
+        p.schedule, step - p.first_step, length, p.warmup_steps, p.min_lr_ratio, p.decay_steps or 0
     )
 
 
 def _due(run: Run, every: int | None) -> bool:
-    """Every so many steps, and at the last one."""
+    """Every so many steps, and at the last one of a stage."""
     step = run.progress.step
-    return step == run.plan.total_steps or (every is not None and step % every == 0)
+    return step == run.plan.last_step or (every is not None and step % every == 0)
 
 
 def _is_better(run: Run, value: float) -> bool:

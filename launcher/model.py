@@ -23,6 +23,7 @@ from launcher import (
     new_head,
     quantize,
     quantized_layers,
+    selection,
     shape_trial,
     shipped,
     token_rows,
@@ -151,6 +152,7 @@ def facts(
         layout = _layout(recipe, model)
         stored = inventory.stored(model, layout)
         model = adapter.apply(model, recipe.adapter)
+        selection.settle(model, recipe)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     sees = processor is not None and task.TRAITS.processor == "image_processor"
     unused = shape_trial.unused(base, processor, recipe, task.TRAITS) if sees else None
@@ -178,6 +180,7 @@ def facts(
         head=base.head_modules,
         unused=unused,
         has_batch_norm=bool(batch_norm.trained(model)),
+        layers=len(activations.layers(base)),
     )
 
 

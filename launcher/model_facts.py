@@ -41,7 +41,7 @@ class ModelFacts:
     """What the shapes alone tell of a model with its adapter; no weight is read for it.
 
     `vocabulary`: of a model whose output is logits of tokens. `head`: modules that an adapter trains in full, being new.
-    `unused`: parameters that are trained and that the model's outputs do not depend on; None: not known.
+    `layers`: how many transformers knows in it; `unused`: parameters that are trained and that the model's outputs do not depend on; None: not known.
     """
 
     architecture: str
@@ -64,4 +64,5 @@ class ModelFacts:
     module_classes: frozenset[str] = frozenset()
     head: tuple[str, ...] = ()
     has_batch_norm: bool = False
+    layers: int = 0
     unused: tuple[str, ...] | None = None

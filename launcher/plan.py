@@ -57,6 +57,10 @@ class Plan:
     train_rows: int | None
     rows_per_epoch: int | None
     steps_per_epoch: int | None
+    stages: tuple[str, ...]
+    stage: str | None
+    first_step: int | None
+    last_step: int | None
     total_steps: int | None
     schedule: str
     learning_rate: float
@@ -122,8 +126,9 @@ def make(
     order: OrderOf | None,
     data_note: str = "",
     context: Context | None = None,
+    first_step: int | None = 0,
 ) -> Plan:
-    """Derive the plan. `order` makes the data order for a global batch size and `context` knows the labels, or both are None
+    """Derive the plan, or that of one stage, which begins after `first_step` (None: not known). `order` makes the data order for a global batch size and `context` knows the labels, or both are None
     where the data cannot be read (`data_note` says why); numbers that depend on what is missing are None."""
     notes = Notes(recipe)
     traits: Traits = parts.load("tasks", recipe.task).TRAITS
@@ -136,7 +141,7 @@ def make(
     strategy.derive(notes, recipe, world, facts)
     _refuse_combination(notes, recipe, facts)
     _labels(notes, recipe, traits, context, data_note)
-    rhythm.derive(notes, recipe, order, data_note)
+    rhythm.derive(notes, recipe, order, data_note, first_step)
     memory.derive(notes, recipe, facts, world.memory_bytes)
     _unused(notes, facts)
     _sameness(notes, facts)
@@ -264,7 +269,7 @@ def _shown(key: str, value: Any) -> str:
     if value is None:
         return "-"
     if isinstance(value, tuple):
-        return ", ".join(map(str, value))
+        return ("; " if key == "stages" else ", ").join(map(str, value))
     if "_bytes" in key:
         return f"{gib(value)} GiB ({value:,})"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) and value >= 10_000 else str(value)

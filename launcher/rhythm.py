@@ -11,13 +11,21 @@ from launcher.recipe import Recipe
 OrderOf = Callable[[int], Order]  # from a global batch size
 
 
-def derive(notes: Notes, recipe: Recipe, order_of: OrderOf | None, data_note: str) -> None:
-    """Steps and everything that is counted in steps. `order_of` is None where the data cannot be read; `data_note` says why."""
-    _steps(notes, recipe, order_of, data_note)
-    _rhythm(notes, recipe)
+def derive(
+    notes: Notes, recipe: Recipe, order_of: OrderOf | None, data_note: str, first_step: int | None = 0
+) -> None:
+    """Steps and everything that is counted in steps. `order_of` is None where the data cannot be read; `data_note` says why.
+
+    The learning rate and shares of steps follow the steps from `first_step` on: those of the stage.
+    """
+    length = _steps(notes, recipe, order_of, data_note, first_step)
+    _rhythm(notes, recipe, length)
 
 
-def _steps(notes: Notes, recipe: Recipe, order_of: OrderOf | None, data_note: str) -> None:
+def _steps(
+    notes: Notes, recipe: Recipe, order_of: OrderOf | None, data_note: str, first_step: int | None
+) -> int | None:
+    """How many there are from `first_step` on."""
     epochs, max_steps = recipe.training.num_train_epochs, recipe.training.max_steps
     order: Order | None = order_of(notes["global_batch_size"]) if order_of else None
     if order is None:
@@ -29,15 +37,21 @@ def _steps(notes: Notes, recipe: Recipe, order_of: OrderOf | None, data_note: st
         notes.put("rows_per_epoch", len(order.units(0)), f"computed: {packed}")
         notes.put("steps_per_epoch", order.steps_in(0), "computed: rows_per_epoch / global_batch_size, rounded up")
     if max_steps is not None:
-        notes.take("total_steps", "training.max_steps", max_steps)
+        length, origin = max_steps, recipe.origin("training.max_steps")
     elif order is None:
-        notes.put("total_steps", None, f"unknown: {data_note}")
+        length, origin = None, f"unknown: {data_note}"
     else:
-        notes.put("total_steps", order.total_steps(epochs or 1.0), f"computed: {epochs or 1.0:g} epochs")
+        length, origin = order.total_steps(epochs or 1.0), f"computed: {epochs or 1.0:g} epochs"
+    end = None if first_step is None or length is None else first_step + length
+    notes.put("stages", (), "none: one training")
+    notes.put("stage", None, "none: one training")
+    notes.put("first_step", first_step, "after the stages before" if first_step else "the beginning")
+    notes.put("last_step", end, origin)
+    notes.put("total_steps", end, origin)
+    return length
 
 
-def _rhythm(notes: Notes, recipe: Recipe) -> None:
-    total = notes["total_steps"]
+def _rhythm(notes: Notes, recipe: Recipe, total: int | None) -> None:
     scheduler = recipe.scheduler
     notes.take("schedule", "scheduler.name", scheduler.name)
     notes.take("learning_rate", "optimizer.learning_rate", recipe.optimizer.learning_rate)

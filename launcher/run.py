@@ -24,17 +24,21 @@ from launcher import (
     processor,
     quantize,
     saved_state,
+    selection,
+    stages,
 )
 from launcher.batch_norm import BatchNorms
 from launcher.checkpoint import Checkpoint
-from launcher.data import labels, order
+from launcher.data import labels
 from launcher.data.context import Context
 from launcher.data.digest import weights_digest
+from launcher.data.order import Order, Unit
 from launcher.data.prepare import Joined
 from launcher.engine import Engine
 from launcher.errors import CheckpointError, RecipeError
 from launcher.evaluate import Exam, Verdict, insist_on_asked
 from launcher.meter import Meter
+from launcher.model_facts import ModelFacts
 from launcher.output import Place
 from launcher.plan import Plan
 from launcher.recipe import Recipe
@@ -67,8 +71,10 @@ class Prepared:
     context: Context
     train: Joined
     eval: Joined | None
-    order: order.Order
+    order: Order
     plan: Plan
+    whole: Recipe | None = None  # of which `recipe` is one stage
+    stage_facts: tuple[Mapping[str, Any], ...] = ()  # of all stages, for whoever goes on from a checkpoint
 
     @property
     def processor(self) -> Any:
@@ -79,7 +85,13 @@ class Prepared:
         """For whoever goes on from a checkpoint of this run. Found once: the base's files are read for it."""
         base = weights_digest(self.recipe.model.name_or_path)
         labels = self.context.labels
-        return continuity.facts(self.recipe, self.plan, self.train.digest, base, labels.names if labels else ())
+        names = labels.names if labels else ()
+        return continuity.facts(self.given, self.plan, self.train.digest, base, names, self.stage_facts)
+
+    @property
+    def given(self) -> Recipe:
+        """The recipe of the run, all stages included."""
+        return self.whole or self.recipe
 
 
 @dataclass
@@ -119,9 +131,12 @@ class Run:
         return self.objective.model
 
     def steps(self) -> Iterator[tuple[int, list[tuple[int, Any]]]]:
-        """(step, this rank's numbered micro-batches) from where the run stands; the next step is made while one trains."""
+        """(step, this rank's numbered micro-batches) from where the run stands to the end of its stage.
+
+        The next step is made while one trains.
+        """
         with ThreadPoolExecutor(1) as maker:
-            step, total = self.progress.step, self.plan.total_steps
+            step, total = self.progress.step, self.plan.last_step
             coming = maker.submit(self._micro_batches, step) if step < total else None
             while coming is not None:
                 batches = coming.result()
@@ -160,7 +175,7 @@ class Run:
         mine = range(self.engine.rank, len(dealt), self.engine.world_size)
         return [(number, self.collate(dealt[number])) for number in mine]
 
-    def _dealt(self, step: int) -> list[list[order.Unit]]:
+    def _dealt(self, step: int) -> list[list[Unit]]:
         sizes = self.plan.per_device_train_batch_size, self.plan.micro_batches_per_step
         return self.prepared.order.micro_batches(step, *sizes)
 
@@ -178,7 +193,15 @@ def _collate_eval(run: Run, units: Any) -> Any:
 
 
 def prepare_all(recipe: Recipe, world: World) -> Prepared:
-    """Plan, processor and data of a recipe that can train."""
+    """Plan, processor and data of a recipe that can train; of the last stage, where there are several."""
+    return prepare_stages(recipe, world)[-1]
+
+
+def prepare_stages(recipe: Recipe, world: World) -> tuple[Prepared, ...]:
+    """The same for each stage of a recipe; a recipe without stages is its own only one.
+
+    Stages that are trained on the same data go on in its order where the one before left off.
+    """
     if recipe.method == "qlora":
         quantize.insist_on_bitsandbytes()
     task = parts.load_whole("tasks", recipe.task)
@@ -192,20 +215,30 @@ def prepare_all(recipe: Recipe, world: World) -> Prepared:
         labels.insist_alike(train, evaluated)
     if evaluated is not None and hasattr(task.metrics, "measurable"):
         insist_on_asked(recipe, task.metrics.measurable(context))
-    facts = model.facts(recipe, task, parts.load("adapters", recipe.method), context.processor, context.head)
-    made = plan.make(recipe, world, facts, lambda size: order_of(recipe, train, size), context=context)
-    return Prepared(recipe, task, context, train, evaluated, order_of(recipe, train, made.global_batch_size), made)
+    read = {stages.trained_on(recipe): train}
 
+    def rows_of(stage: Recipe) -> Joined:
+        key = stages.trained_on(stage)
+        if key not in read:
+            read[key] = _rows_of_stage(stage, task, context)
+        return read[key]
 
-def order_of(recipe: Recipe, train: Joined, global_batch_size: int) -> order.Order:
-    weighted = zip(train.starts, train.sources, recipe.data.train, strict=False)
-    return order.Order(
-        lengths=train.lengths,
-        sources=tuple(order.Source(int(start), len(rows), source.weight) for start, rows, source in weighted),
-        seed=recipe.seed,
-        global_batch_size=global_batch_size,
-        capacity=recipe.data.max_length if recipe.data.packing else None,
+    def facts_of(stage: Recipe) -> ModelFacts:
+        return model.facts(stage, task, parts.load("adapters", stage.method), context.processor, context.head)
+
+    made = stages.planned(recipe, world, facts_of, rows_of, context)
+    facts = tuple(stage.as_fact(rows_of(stage.recipe).digest) for stage in made) if len(made) > 1 else ()
+    return tuple(
+        Prepared(stage.recipe, task, context, rows_of(stage.recipe), evaluated, stage.order, stage.plan, recipe, facts)
+        for stage in made
     )
+
+
+def _rows_of_stage(stage: Recipe, task: ModuleType, context: Context) -> Joined:
+    """A stage that has data of its own has the labels of the whole run."""
+    rows = Reader(stage, task, context.processor).rows("train", context.labels)
+    assert rows is not None, "a recipe without training data is refused"
+    return rows
 
 
 def build_objective(prepared: Prepared) -> Any:
@@ -214,29 +247,44 @@ def build_objective(prepared: Prepared) -> Any:
     how = made.model_dtype, prepared.processor, made.device, made.compute_dtype, prepared.context.head
     base = model.load(recipe, prepared.task, *how)
     adapted = parts.load("adapters", recipe.method).apply(base, recipe.adapter)
+    selection.settle(adapted, recipe)
     activations.checkpoint_layers(adapted, made.gradient_checkpointing_interval, made.activation_offloading)
     return prepared.task.objective.build(adapted, recipe.loss, prepared.context)
 
 
 def set_up(prepared: Prepared, running: Engine, place: Place) -> Run:
     """Everything up to the first step."""
-    recipe, made, resume_from = prepared.recipe, prepared.plan, place.resume_from
+    exam = Exam.of(prepared.recipe, prepared.task, prepared.context)
+    meter = Meter(running, prepared.task.TRAITS.unit)
+    run = Run(prepared, running, None, exam, place.folder, place.checkpoints, meter)
+    _build(run, place.resume_from)
+    return run
+
+
+def enter(run: Run, stage: Prepared) -> None:
+    """The next stage: built anew, from the checkpoint at the end of the one before, as a run that is resumed there."""
+    saved = run.checkpoints.of_step(run.progress.step)
+    run.prepared, run.objective = stage, None
+    run.__dict__.pop("batch_norms", None)  # of the objective that is gone
+    run.engine.release()
+    _build(run, saved)
+    run.progress.evaluations_without_gain = 0
+
+
+def _build(run: Run, resume_from: Checkpoint | None) -> None:
+    """The objective and its optimizer, as they are at the beginning or at a checkpoint."""
+    recipe, running = run.recipe, run.engine
     running.seed(0, 0)  # random initial weights (model.init, adapters) are the same on every rank and in every world
     with running.creating():
-        objective = build_objective(prepared)
-    exam = Exam.of(recipe, prepared.task, prepared.context)
-    run = Run(
-        prepared, running, objective, exam, place.folder, place.checkpoints, Meter(running, prepared.task.TRAITS.unit)
-    )
-    groups = param_groups.of(objective, recipe)
-    running.prepare(objective, parts.load("optimizers", recipe.optimizer.name).build(groups, recipe.optimizer))
+        run.objective = build_objective(run.prepared)
+    groups = param_groups.of(run.objective, recipe)
+    running.prepare(run.objective, parts.load("optimizers", recipe.optimizer.name).build(groups, recipe.optimizer))
     if resume_from is not None:
         _take_up(run, resume_from)
-    if made.packing:
+    if run.plan.packing:
         with running.apart():
-            model.check_packing(objective.model, running.device)
+            model.check_packing(run.model, running.device)
     _settle_loss(run)
-    return run
 
 
 def state_to_save(run: Run) -> dict[str, Any]:
@@ -273,7 +321,8 @@ def _take_up(run: Run, resume_from: Checkpoint) -> None:
     if (were := _ranks(state)) != (are := _ranks(now)):
         log.say(f"note: the run had {were} until now and goes on with {are}")
     saved_state.load_model(run.model, resume_from.folder / "model", run.engine)
-    saved_state.load_optimizer(resume_from.folder / "optimizer", run.engine)
+    if resume_from.step > (run.plan.first_step or 0):  # at its beginning, a stage has an optimizer of its own
+        saved_state.load_optimizer(resume_from.folder / "optimizer", run.engine)
     run.engine.load_scaler_state(state["scaler"])
     run.meter.take_up(state["unread"])
     run.progress = Progress(**state["progress"])

@@ -4,6 +4,7 @@ All are frozen, refuse keys that they do not know, and convert nothing: `"10"` i
 The sections `adapter`, `optimizer` and `loss` belong to parts and are described there. Nothing here imports torch.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
@@ -18,12 +19,21 @@ def _whole_or_share(value: float) -> float:
     return value
 
 
+def _selector(value: str) -> str:
+    """Brackets belong to `layers` alone; in a pattern of names they would mean a set of characters."""
+    if "[" in value and (not LAYERS.fullmatch(value) or value == "layers[]"):
+        raise ValueError(f"{value} is no selection; write layers[3], layers[-2:] or layers[:6]")
+    return value
+
+
+LAYERS = re.compile(r"layers\[(-?\d+)?(:)?(-?\d+)?\]")
 WEEK_MINUTES = 10_080
 Positive = Annotated[int, Field(ge=1)]
 Text = Annotated[str, Field(min_length=1)]
 FrozenMapping = Annotated[dict[str, Any], AfterValidator(freeze)]
 FrozenNames = Annotated[dict[str, str], AfterValidator(freeze)]
 LabelNames = Annotated[dict[str, Text], AfterValidator(freeze)]
+Selectors = tuple[Annotated[Text, AfterValidator(_selector)], ...]
 StepsOrShare = Annotated[
     int | float,
     AfterValidator(_whole_or_share),
@@ -219,6 +229,57 @@ class Regularization(Section):
     """Decay of the moving average of the weights."""
 
 
+class StageTraining(Section):
+    """How long a stage takes; without either, as long as `training` says."""
+
+    num_train_epochs: Annotated[float, Field(gt=0)] | None = None
+    """Passes over the stage's training data."""
+    max_steps: Positive | None = None
+    """Optimizer steps, in place of num_train_epochs."""
+
+
+class StageData(Section):
+    """What a stage is trained on, if not on data.train; with the labels of data.train."""
+
+    train: tuple[Source, ...] | None = None
+    """Training data of this stage."""
+
+
+class Stage(Section):
+    """One of several trainings that follow each other. Of what it leaves out, the recipe's own sections hold."""
+
+    name: Text
+    """Name of the stage."""
+    trainable: Selectors | None = None
+    """What is trained in this stage, as under `trainable` of the recipe."""
+    freeze: Selectors | None = None
+    """What is not trained in this stage, as under `freeze` of the recipe."""
+    training: StageTraining = StageTraining()
+    """Its length."""
+    data: StageData = StageData()
+    """Its data."""
+    optimizer: FrozenMapping = FrozenDict()
+    """Keys of `optimizer`; its states begin anew with each stage."""
+    scheduler: FrozenMapping = FrozenDict()
+    """Keys of `scheduler`, which runs over the steps of the stage."""
+    loss: FrozenMapping = FrozenDict()
+    """Keys of `loss`."""
+
+
+class LinearProbe(StageTraining):
+    """The stage before the training that the recipe describes, in which the head alone is trained."""
+
+    learning_rate: Annotated[float, Field(gt=0)] | None = None
+    """Peak learning rate of that stage; null: the optimizer's."""
+
+
+class GradualUnfreezing(StageTraining):
+    """Stages before the training that the recipe describes: the head alone, then with ever more layers below it."""
+
+    layers_per_stage: Positive = 1
+    """Layers that each stage adds, from the top."""
+
+
 class Distributed(Section):
     """How the work is spread over processes."""
 
@@ -354,8 +415,16 @@ class Sections(Section):
     """Learning-rate schedule."""
     regularization: Regularization = Regularization()
     """Penalties and averages."""
-    stages: tuple[FrozenMapping, ...] = ()
-    """Trainings one after the other."""
+    trainable: Selectors | None = None
+    """Of what the method trains, only this: head, embeddings, layers[:6], or patterns of parameters' names; null: all."""
+    freeze: Selectors = ()
+    """What is not trained, in the same words."""
+    stages: tuple[Stage, ...] = ()
+    """Trainings one after the other, with their own parameters, length, learning rate, schedule, data and loss."""
+    linear_probe_then_finetune: LinearProbe | None = None
+    """In place of stages: first the head alone (Kumar et al., arXiv:2202.10054)."""
+    gradual_unfreezing: GradualUnfreezing | None = None
+    """In place of stages: a layer more in each (Howard and Ruder, arXiv:1801.06146), at last all."""
     distributed: Distributed = Distributed()
     """Processes."""
     evaluation: Evaluation = Evaluation()

@@ -1,6 +1,7 @@
 """What happens around the loop: the look before, the training, the look after, the export."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,12 @@ from launcher import (
 from launcher.errors import RecipeErrors
 from launcher.evaluate import Verdict
 from launcher.faults import StopRequest
-from launcher.run import Run
+from launcher.run import Prepared, Run, enter
 from launcher.trackers import Trackers
 
 
-def tell(run: Run, stop: StopRequest) -> None:
-    """The whole run from its first look to its export."""
+def tell(run: Run, stop: StopRequest, later: Sequence[Prepared] = ()) -> None:
+    """The whole run from its first look to its export; `later` stages follow the one for which the run is ready."""
     if run.engine.is_main:
         _write_papers(run)
     trackers = Trackers(run.recipe.logging.trackers if run.engine.is_main else (), run.folder, run.plan)
@@ -35,6 +36,10 @@ def tell(run: Run, stop: StopRequest) -> None:
         if run.progress.step == 0:
             look_before(run, trackers)
         loop.train(run, trackers, stop)
+        for stage in later:
+            log.say(f"stage {stage.plan.stage}, from step {stage.plan.first_step}")
+            enter(run, stage)
+            loop.train(run, trackers, stop)
         look_after(run, trackers)
     finally:
         trackers.close()
@@ -98,14 +103,14 @@ def _take_best(run: Run) -> None:
 
 
 def _write_papers(run: Run) -> None:
-    (run.folder / "recipe.yaml").write_text(run.recipe.to_yaml(), encoding="utf-8")
+    (run.folder / "recipe.yaml").write_text(run.prepared.given.to_yaml(), encoding="utf-8")
     _write_json(run.folder / "plan.json", run.plan.as_json())
     _write_json(run.folder / "environment.json", environment.describe(run.recipe, run.plan, run.prepared))
 
 
 def _audit(run: Run) -> None:
     """Everything is set up: a key that nobody has read by now does nothing, and a run must not pretend that it does."""
-    by_rank = run.engine.gather(run.recipe.unread())  # some keys are read on rank zero alone
+    by_rank = run.engine.gather(run.prepared.given.unread())  # some keys are read on rank zero alone
     if unread := [line for line in by_rank[0] if all(line in lines for lines in by_rank)]:
         raise RecipeErrors(unread)
 

@@ -34,6 +34,7 @@ class Order:
     seed: int
     global_batch_size: int
     capacity: int | None = None
+    first_step: int = 0  # of the run: where a stage begins to draw from this data
     # Of pure results: the counts of all epochs, the units of two (the next step is made by a thread while one trains).
     _memo: dict[tuple[str, int], Any] = field(default_factory=dict, repr=False, compare=False)
 
@@ -53,7 +54,7 @@ class Order:
 
     def locate(self, step: int) -> tuple[int, int]:
         """(epoch, step within it) of a 0-based step of the run."""
-        epoch = 0
+        epoch, step = 0, step - self.first_step
         while step >= self.steps_in(epoch):
             step -= self.steps_in(epoch)
             epoch += 1
@@ -61,7 +62,7 @@ class Order:
 
     def epoch_after(self, step: int) -> float:
         """How many epochs are behind once `step` (1-based) is done."""
-        if step == 0:
+        if step <= self.first_step:
             return 0.0
         epoch, index = self.locate(step - 1)
         return epoch + (index + 1) / self.steps_in(epoch)

@@ -87,6 +87,11 @@ class Engine:
         self.objective, self.optimizer = objective, optimizer
         self._wrapped = self._strategy.prepare(objective, optimizer)
 
+    def release(self) -> None:
+        """Let go of what was prepared, so that something else can be."""
+        self._strategy.release()
+        del self.objective, self.optimizer, self._wrapped
+
     def place(self, objective: torch.nn.Module) -> None:
         """For evaluation alone, without sharding: move the objective to the device, in the precision of the plan."""
         self.objective = self._strategy.accelerator.prepare_model(objective, evaluation_mode=True)

@@ -120,6 +120,11 @@ class Replicated:
             for parameter, state in zip(parameters, saved, strict=bool(states)):
                 _undo_casts(self.optimizer.state[parameter], state)
 
+    def release(self) -> None:
+        """Make room for another objective."""
+        self.accelerator.free_memory()
+        del self.objective, self.optimizer, self._wrapped, self._optimizer
+
     def close(self) -> None:
         """Nothing outlives the process group."""
 

@@ -197,22 +197,28 @@ class Zero:
                 elif value.shape == full_shape(parameter):
                     safe_set_full_optimizer_state(parameter, value.to(self.accelerator.device), key)
 
+    def release(self) -> None:
+        """Make room for another objective."""
+        from deepspeed.runtime import torch_autocast
+
+        nn.functional.linear = self._linear
+        torch_autocast.TORCH_AUTOCAST_INITIALIZED = False
+        if hasattr(self, "_wrapped"):
+            self._wrapped.destroy()
+            self.accelerator.free_memory()
+            del self._wrapped, self._sharded, self.objective, self.optimizer
+        gc.collect()
+
     def close(self) -> None:
         """Make room for another engine in this process: DeepSpeed keeps process groups and precision in globals."""
         from deepspeed.comm import comm
-        from deepspeed.runtime import torch_autocast
         from deepspeed.utils import groups
 
-        nn.functional.linear = self._linear
-        if hasattr(self, "_wrapped"):
-            self._wrapped.destroy()
-            del self._wrapped, self._sharded
+        self.release()
         for name in ("ACCELERATE_USE_DEEPSPEED", *self._rendezvous):
             os.environ.pop(name, None)
         comm.cdb = groups._WORLD_GROUP = groups._ZERO_PARAM_INTRA_PARALLEL_GROUP = groups.mesh_device = None
         groups._ALL_TO_ALL_GROUP.clear()
-        torch_autocast.TORCH_AUTOCAST_INITIALIZED = False
-        gc.collect()
 
     def _enabled(self, section: str) -> bool:
         """Of DeepSpeed's configuration."""

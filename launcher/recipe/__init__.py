@@ -16,18 +16,19 @@ import yaml
 from pydantic import PrivateAttr
 
 from launcher.errors import RecipeErrors
-from launcher.recipe import layers, local_files
+from launcher.recipe import layers, local_files, staged
 from launcher.recipe.rules import value_at
 from launcher.recipe.validate import PARTS, validated
 from launcher.recipe.yaml_source import DEFAULT, Dumper, Node, Place, Problem
 from launcher.schema import Sections
-from launcher.section import Section, join, leaves_in, note_reads
+from launcher.section import Section, join, leaves_in, note_reads, sections_in
 
 
 class Recipe(Sections):
     """The sections, and where each key was written. Equal when all values are equal."""
 
     _places: dict[str, Place] = PrivateAttr(default_factory=dict)
+    _tree: Node | None = PrivateAttr(default=None)
 
     def origin(self, key: str) -> str:
         """`recipes/x.yaml:14:3`, `command line` or `default` for a dotted key; a KeyError if there is no such key."""
@@ -47,6 +48,29 @@ class Recipe(Sections):
     def start_audit(self) -> None:
         """Begin to note which keys are read; printing, comparing and dumping do not count."""
         note_reads(self)
+
+    def in_stages(self, layers: int) -> list[tuple[str, "Recipe"]]:
+        """(name, recipe) of each stage, in a model with so many layers; none for a recipe without stages.
+
+        What is read of them counts as read of this one, so that one audit serves all.
+        """
+        tree = self._tree
+        assert tree is not None, "only a recipe that was loaded has stages"
+        made = staged.shorthand(self, layers)
+        listed = [(name, staged.changed(tree, staged.node_of(keys))) for name, keys in made] or staged.trees(tree)
+        if listed and self._reads is not None:
+            self._reads |= {key for key, _ in leaves_in(self) if key.partition(".")[0] in staged.OF_THE_WHOLE}
+        return [(name, self._stage(stage)) for name, stage in listed]
+
+    def _stage(self, tree: Node) -> "Recipe":
+        problems: list[Problem] = []
+        recipe = validated(Recipe, tree, problems)
+        if problems or recipe is None:
+            raise _errors(problems, str(tree.place))
+        recipe._places = dict(_places(tree))
+        for _, section in sections_in(recipe):
+            section._reads = self._reads
+        return recipe
 
     def unread(self) -> list[str]:
         """Located messages for keys that were given, are not at their default, and were not read since `start_audit`.
@@ -72,9 +96,11 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     tree = local_files.resolve(_with_name(_without_empty_sections(tree), Path(path).stem), missing)
     recipe = validated(Recipe, tree, problems)
     problems += missing
+    for _, stage in staged.trees(tree) if not problems else ():
+        validated(Recipe, stage, problems)
     if problems or recipe is None:
         raise _errors(problems, str(path))
-    recipe._places = dict(_places(tree))
+    recipe._places, recipe._tree = dict(_places(tree)), tree
     return recipe
 
 

@@ -21,10 +21,10 @@ from launcher.recipe.yaml_source import Node, Problem
 from launcher.schema import Sections, Source
 from launcher.suggest import did_you_mean
 
-MEDIA = ("data.train.*.media", "data.eval.*.media")
+MEDIA = ("data.train.*.media", "data.eval.*.media", "stages.*.data.train.*.media")
 FOLDERS = ("model.name_or_path", "tokenizer.name_or_path", *MEDIA)
 FILES = ("model.init", "tokenizer.chat_template", "distributed.deepspeed_config")
-DATA = ("data.train.*.path", "data.eval.*.path")
+DATA = ("data.train.*.path", "data.eval.*.path", "stages.*.data.train.*.path")
 TEMPLATES = (".jinja", ".jinja2")
 Finding = tuple[str, str]  # key and what is wrong with it
 

@@ -32,7 +32,6 @@ UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "data.clean": (((),), "clean the files beforehand"),
     "data.augment": (((),), "augment the files beforehand"),
     "data.streaming": ((False,), "rows are prepared once and read from disk, which needs little memory"),
-    "stages": (((),), "run one recipe per stage, each starting from the export of the one before"),
     "sweep": ((None,), "run the recipe once per value, with key.path=value on the command line"),
     "slurm": ((None,), "start it with srun or sbatch, one `python -m launcher` per process"),
     "regularization.l1": ((0.0,), "use optimizer.weight_decay"),
@@ -320,8 +319,22 @@ def _trackers(recipe: Sections) -> Iterator[Finding]:
             yield f"logging.trackers.{index}", parts.unavailable("trackers", name)
 
 
+def _stages(recipe: Sections) -> Iterator[Finding]:
+    ways = ("stages", "linear_probe_then_finetune", "gradual_unfreezing")
+    given = [key for key in ways if getattr(recipe, key)]
+    for key in given[1:]:
+        yield key, f"{given[0]} is given as well; give one of them"
+    names = [stage.name for stage in recipe.stages]
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            yield f"stages.{number}.name", f"{name} is the name of two stages"
+    if given and given[0] != "stages" and recipe.trainable is not None:
+        yield "trainable", f"{given[0]} says what is trained; use freeze for what never is, or stages"
+
+
 RULES = (
     _unsupported,
+    _stages,
     _model,
     _method,
     _quantization,

@@ -22,6 +22,8 @@ def run(args: argparse.Namespace) -> int:
     prepared = prepare_all(loaded, engine.world())
     plan = prepared.plan
     print(f"model: {plan.model}, {plan.parameters:,} parameters, {plan.trainable_parameters:,} trained")
+    for line in plan.stages:
+        print(f"stage {line}")
     if plan.labels:
         print(f"labels: {plan.labels}")
     print(f"{args.recipe}: fine; {plan.total_steps:,} steps of {plan.global_batch_size} rows")

@@ -31,7 +31,8 @@ def run(args: argparse.Namespace) -> int:
     from launcher.errors import OutOfMemoryProblem
 
     log.set_up(0 if not args.json else 1)
-    made, plan_of = _plan(loaded, world, args)
+    plans, plan_of = _plans(loaded, world, args)
+    made = max(plans, key=lambda plan: (plan.total_bytes_per_rank or 0, plan.first_step or 0))  # what must fit
     print(json.dumps(made.as_json(), indent=1) if args.json else made.as_text())
     if not args.json:
         _judge(made, plan_of)
@@ -57,24 +58,22 @@ def _world(text: str | None, card_name: str | None) -> Any:
     return World(nodes, processes, device="cuda", bf16=named.bf16, memory_bytes=named.memory_bytes)
 
 
-def _plan(loaded: Any, world: Any, args: argparse.Namespace) -> tuple[Any, Callable[[Sequence[str], int], Any]]:
-    """The plan, and how it would be with other words on the command line and other nodes.
+def _plans(loaded: Any, world: Any, args: argparse.Namespace) -> tuple[list[Any], Callable[[Sequence[str], int], Any]]:
+    """The plan of each stage, and how the run would be with other words on the command line and other nodes.
 
     As exact as what can be reached allows: without the tokenizer no rows are known, without a configuration no memory.
     """
-    from launcher import engine, model, parts, plan, processor, recipe
+    from launcher import engine, model, parts, plan, processor, recipe, stages
     from launcher.errors import EnvironmentProblem
     from launcher.rows import Reader
-    from launcher.run import order_of
 
     task = parts.load_whole("tasks", loaded.task)
-    order_for, note, facts, used, context, head = None, "", None, None, None, {}
+    train, note, facts, used, context, head = None, "", None, None, None, {}
     try:
         used = processor.load(loaded, task.TRAITS)
         reader = Reader(loaded, task, used)
         train = reader.rows("train")
         if train is not None:
-            order_for = lambda size: order_of(loaded, train, size)  # noqa: E731
             context = reader.context(train)
             head = context.head
         note = "data.train has no source"
@@ -94,7 +93,18 @@ def _plan(loaded: Any, world: Any, args: argparse.Namespace) -> tuple[Any, Calla
         known = facts if other.method == loaded.method else model.facts(other, task, adapter, used, head)
         return plan.make(other, replace(where, nodes=nodes), known, None, note)
 
-    return plan.make(loaded, where, facts, order_for, note, context), plan_of
+    def facts_of(stage: Any) -> Any:
+        if facts is None or stage is loaded:
+            return facts
+        return model.facts(stage, task, parts.load("adapters", stage.method), used, head)
+
+    def rows_of(stage: Any) -> Any:
+        if train is None or stage.data.train == loaded.data.train:
+            return train
+        return Reader(stage, task, used).rows("train", context and context.labels)
+
+    made = stages.planned(loaded, where, facts_of, rows_of, context, note)
+    return [stage.plan for stage in made], plan_of
 
 
 def _judge(made: Any, plan_of: Callable[[Sequence[str], int], Any]) -> None:

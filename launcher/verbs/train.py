@@ -41,28 +41,32 @@ def _resume_words(args: argparse.Namespace) -> list[str]:
 
 
 def _train(recipe: Any, resume: str | None) -> None:
-    from launcher import consistency, engine, faults, log, network, output, peers, remedies, report, run, story
+    from launcher import consistency, engine, faults, log, network, output, peers, remedies, report, run, stages, story
 
     recipe.start_audit()
     output.insist_on_room(recipe, resume)
-    prepared = run.prepare_all(recipe, engine.world())
+    in_stages = run.prepare_stages(recipe, engine.world())
+    prepared = in_stages[-1]
     log.say(f"plan of {recipe.name}:\n{prepared.plan.as_text()}")
-    if prepared.plan.fits is False:
-        log.say(f"WARNING: {remedies.verdict(prepared.plan)}; `launcher plan` says what would fit")
+    for stage in in_stages:
+        if stage.plan.fits is False:
+            log.say(f"WARNING: {remedies.verdict(stage.plan)}; `launcher plan` says what would fit")
     network.choose_interface(prepared.plan.nodes)
     with peers.watched(prepared.plan.timeout_minutes):
         running = engine.Engine(prepared.plan)
     try:
         with peers.watched(prepared.plan.timeout_minutes):
-            consistency.check(recipe, resume, prepared, running)
+            for stage in in_stages:
+                consistency.check(recipe, resume, stage, running)
             place = output.choose(recipe, resume, running)
             log.set_up(running.rank, place.folder)
         recorded = faults.recorded(place.folder, running, place.first_step)
         with recorded as attempt, peers.watched(prepared.plan.timeout_minutes):
-            ready = run.set_up(prepared, running, place)
+            number = stages.at(in_stages, place.first_step)
+            ready = run.set_up(in_stages[number], running, place)
             attempt.run = ready
             with faults.StopRequest() as stop:
-                story.tell(ready, stop)
+                story.tell(ready, stop, in_stages[number + 1 :])
         if running.is_main:
             log.say(f"report: {report.write(place.folder)}")
     finally:
