@@ -41,7 +41,8 @@ class ModelFacts:
     """What the shapes alone tell of a model with its adapter; no weight is read for it.
 
     `vocabulary`: of a model whose output is logits of tokens. `head`: modules that an adapter trains in full, being new.
-    `layers`: how many transformers knows in it; `unused`: parameters that are trained and that the model's outputs do not depend on; None: not known.
+    `unused`: parameters that are trained and that the model's outputs do not depend on; None: not known. `layers`: how many
+    transformers knows in it.
     """
 
     architecture: str

@@ -128,8 +128,11 @@ def make(
     context: Context | None = None,
     first_step: int | None = 0,
 ) -> Plan:
-    """Derive the plan, or that of one stage, which begins after `first_step` (None: not known). `order` makes the data order for a global batch size and `context` knows the labels, or both are None
-    where the data cannot be read (`data_note` says why); numbers that depend on what is missing are None."""
+    """Derive the plan, or that of one stage, which begins after `first_step` (None: not known).
+
+    `order` makes the data order for a global batch size and `context` knows the labels, or both are None where the data cannot be
+    read (`data_note` says why); numbers that depend on what is missing are None.
+    """
     notes = Notes(recipe)
     traits: Traits = parts.load("tasks", recipe.task).TRAITS
     _identity(notes, recipe)

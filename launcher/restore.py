@@ -29,7 +29,9 @@ def restore(folder: Path, step: int | None = None, overrides: Sequence[str] = ()
             "not a run folder: it holds no recipe.yaml", where=str(folder), fix="see `launcher runs`"
         )
     loaded, world = recipe.load(folder / "recipe.yaml", overrides), engine.world()
-    prepared = replace(run.prepare_all(_without_training(folder, loaded, world, overrides), world), recipe=loaded, whole=None)
+    prepared = replace(
+        run.prepare_all(_without_training(folder, loaded, world, overrides), world), recipe=loaded, whole=None
+    )
     running = Engine(prepared.plan)
     checkpoints = Checkpoints(folder, loaded.checkpoint.save_total_limit, running)
     chosen = _choose(checkpoints, step)
@@ -45,7 +47,9 @@ def restore(folder: Path, step: int | None = None, overrides: Sequence[str] = ()
 def _without_training(folder: Path, loaded: Recipe, world: World, overrides: Sequence[str]) -> Recipe:
     """The recipe of a run as any machine can take it up: a run that needed a GPU to train needs none to be exported."""
     no_tf32 = loaded.training.precision == "tf32" and world.device == "cpu"
-    return recipe.load(folder / "recipe.yaml", [*overrides, *OF_TRAINING, *STAGES, *["training.precision=fp32"] * no_tf32])
+    return recipe.load(
+        folder / "recipe.yaml", [*overrides, *OF_TRAINING, *STAGES, *["training.precision=fp32"] * no_tf32]
+    )
 
 
 def _choose(checkpoints: Checkpoints, step: int | None) -> Checkpoint:

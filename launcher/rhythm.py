@@ -11,9 +11,7 @@ from launcher.recipe import Recipe
 OrderOf = Callable[[int], Order]  # from a global batch size
 
 
-def derive(
-    notes: Notes, recipe: Recipe, order_of: OrderOf | None, data_note: str, first_step: int | None = 0
-) -> None:
+def derive(notes: Notes, recipe: Recipe, order_of: OrderOf | None, data_note: str, first_step: int | None = 0) -> None:
     """Steps and everything that is counted in steps. `order_of` is None where the data cannot be read; `data_note` says why.
 
     The learning rate and shares of steps follow the steps from `first_step` on: those of the stage.

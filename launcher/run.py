@@ -20,7 +20,6 @@ from launcher import (
     model,
     param_groups,
     parts,
-    plan,
     processor,
     quantize,
     saved_state,

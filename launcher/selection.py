@@ -2,11 +2,12 @@
 
 head            what turns states into outputs, and what else has no pretrained weights
 embeddings      what makes states of the input: tables of tokens and positions, patches, their norms
-layers[a:b]     transformers' layers in the model's order (an encoder's before a decoder's), counted as Python counts; `layers` is all
+layers[a:b]     the layers in the model's order (an encoder's before a decoder's), counted as Python counts; `layers` is all
 bert.pooler.*   any other word is a shell pattern on the names of parameters
 """
 
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from fnmatch import fnmatch
 from typing import Any
 
@@ -47,7 +48,9 @@ def select(model: Any, selectors: Iterable[str], where: str) -> set[str]:
     for selector in selectors:
         one = _selected(model, selector)
         if not one:
-            raise RecipeError(f"{selector} selects no parameter of this model", where=where, fix=_known(model, selector))
+            raise RecipeError(
+                f"{selector} selects no parameter of this model", where=where, fix=_known(model, selector)
+            )
         found |= one
     return found
 
@@ -101,10 +104,8 @@ def _embeddings(base: Any) -> Iterator[nn.Module]:
     body = base.base_model
     inside = {id(module) for layer in activations.layers(body) for module in layer.modules()}
     tables = [module for module in body.modules() if isinstance(module, nn.Embedding) and id(module) not in inside]
-    try:
+    with suppress(NotImplementedError):  # of a model that none are known of, such as ResNet
         tables.append(body.get_input_embeddings())
-    except NotImplementedError:  # of a model that none are known of, such as ResNet
-        pass
     wanted = {id(table) for table in tables}
     for parent in body.modules():
         for child in parent.children():

@@ -120,6 +120,8 @@ def _line(stage: Stage) -> str:
     """`head: steps 1-40, 1,538 of 4,386,178 parameters, learning rate 0.001 linear, 0.1 GiB`."""
     own = stage.plan
     steps = "steps unknown" if own.last_step is None else f"steps {(own.first_step or 0) + 1:,}-{own.last_step:,}"
-    trained = "" if own.trainable_parameters is None else f", {own.trainable_parameters:,} of {own.parameters:,} parameters"
+    trained = (
+        "" if own.trainable_parameters is None else f", {own.trainable_parameters:,} of {own.parameters:,} parameters"
+    )
     memory = "" if own.total_bytes_per_rank is None else f", {gib(own.total_bytes_per_rank)} GiB"
     return f"{stage.name}: {steps}{trained}, learning rate {own.learning_rate:g} {own.schedule}{memory}"

@@ -41,7 +41,11 @@ def changed(tree: Node, stage: Node) -> Node:
     """`stage` over `tree`. One that names another optimizer has all of its options, since they are not those of the first."""
     whole = {key: node for key, node in tree.value.items() if key not in OF_THE_WHOLE}
     own = dict(_given(stage))
-    if "optimizer" in own and "name" in own["optimizer"].value and _named(whole) != own["optimizer"].value["name"].value:
+    if (
+        "optimizer" in own
+        and "name" in own["optimizer"].value
+        and _named(whole) != own["optimizer"].value["name"].value
+    ):
         whole.pop("optimizer", None)
     return merge(replace(tree, value=whole), replace(stage, value=own))
 
