@@ -16,7 +16,7 @@ from launcher.world import World
 
 # What only training asks for: to share out among processes, to update weights, to make room for gradients.
 OF_TRAINING = ("distributed=null", "optimizer=null", "training.activation_offloading=false")
-STAGES = ("stages=[]", "linear_probe_then_finetune=null", "gradual_unfreezing=null")
+WITHOUT_STAGES = ("stages=[]", "linear_probe_then_finetune=null", "gradual_unfreezing=null")
 
 
 def restore(folder: Path, step: int | None = None, overrides: Sequence[str] = ()) -> Run:
@@ -48,7 +48,7 @@ def _without_training(folder: Path, loaded: Recipe, world: World, overrides: Seq
     """The recipe of a run as any machine can take it up: a run that needed a GPU to train needs none to be exported."""
     no_tf32 = loaded.training.precision == "tf32" and world.device == "cpu"
     return recipe.load(
-        folder / "recipe.yaml", [*overrides, *OF_TRAINING, *STAGES, *["training.precision=fp32"] * no_tf32]
+        folder / "recipe.yaml", [*overrides, *OF_TRAINING, *WITHOUT_STAGES, *["training.precision=fp32"] * no_tf32]
     )
 
 

@@ -3,6 +3,8 @@
 from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
 
+STAGES = ("stages", "linear_probe_then_finetune", "gradual_unfreezing")  # they repeat keys of other sections
+
 
 def nearest(word: str, options: Iterable[str]) -> str | None:
     """The option that looks most like `word`, or None when none comes close."""
@@ -34,7 +36,7 @@ def meant(section: str, key: str, known: Sequence[str]) -> str | None:
 
 
 def _elsewhere(key: str, known: Sequence[str]) -> str | None:
-    homes = [name for name in known if name.rpartition(".")[2] == key]
+    homes = [name for name in known if name.rpartition(".")[2] == key and name.partition(".")[0] not in STAGES]
     return " or ".join(homes) if 1 <= len(homes) <= 2 else None
 
 

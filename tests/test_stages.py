@@ -1,4 +1,4 @@
-"""Stages: what moves in each, what follows what, and that a run goes on in the middle and at the end of a stage as if nothing had been."""
+"""Stages: what moves in each, what follows what, and that a run goes on inside and at the end of one as if nothing had been."""
 
 import json
 import shutil

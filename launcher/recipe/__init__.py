@@ -22,6 +22,7 @@ from launcher.recipe.validate import PARTS, validated
 from launcher.recipe.yaml_source import DEFAULT, Dumper, Node, Place, Problem
 from launcher.schema import Sections
 from launcher.section import Section, join, leaves_in, note_reads, sections_in
+from launcher.suggest import STAGES
 
 
 class Recipe(Sections):
@@ -59,7 +60,7 @@ class Recipe(Sections):
         made = staged.shorthand(self, layers)
         listed = [(name, staged.changed(tree, staged.node_of(keys))) for name, keys in made] or staged.trees(tree)
         if listed and self._reads is not None:
-            self._reads |= {key for key, _ in leaves_in(self) if key.partition(".")[0] in staged.OF_THE_WHOLE}
+            self._reads |= {key for key, _ in leaves_in(self) if key.partition(".")[0] in STAGES}
         return [(name, self._stage(stage)) for name, stage in listed]
 
     def _stage(self, tree: Node) -> "Recipe":

@@ -10,7 +10,7 @@ from launcher import parts, support
 from launcher.recipe import local_files
 from launcher.schema import Data, Evaluation, Sections, Tokenizer
 from launcher.section import Section, forget_reads, note_reads
-from launcher.suggest import did_you_mean
+from launcher.suggest import STAGES, did_you_mean
 from launcher.task import Traits
 
 Finding = tuple[str, str]
@@ -320,8 +320,7 @@ def _trackers(recipe: Sections) -> Iterator[Finding]:
 
 
 def _stages(recipe: Sections) -> Iterator[Finding]:
-    ways = ("stages", "linear_probe_then_finetune", "gradual_unfreezing")
-    given = [key for key in ways if getattr(recipe, key)]
+    given = [key for key in STAGES if getattr(recipe, key)]
     for key in given[1:]:
         yield key, f"{given[0]} is given as well; give one of them"
     names = [stage.name for stage in recipe.stages]

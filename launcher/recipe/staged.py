@@ -6,9 +6,7 @@ from typing import Any
 
 from launcher.recipe.yaml_source import DEFAULT, Node, merge
 from launcher.schema import Sections, StageTraining
-
-SHORTHANDS = ("linear_probe_then_finetune", "gradual_unfreezing")
-OF_THE_WHOLE = ("stages", *SHORTHANDS)  # what no stage has
+from launcher.suggest import STAGES
 
 
 def trees(tree: Node) -> list[tuple[str, Node]]:
@@ -39,7 +37,7 @@ def node_of(value: Any) -> Node:
 
 def changed(tree: Node, stage: Node) -> Node:
     """`stage` over `tree`. One that names another optimizer has all of its options, since they are not those of the first."""
-    whole = {key: node for key, node in tree.value.items() if key not in OF_THE_WHOLE}
+    whole = {key: node for key, node in tree.value.items() if key not in STAGES}
     own = dict(_given(stage))
     if (
         "optimizer" in own
