@@ -10,13 +10,13 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from launcher.errors import EnvironmentProblem
-from launcher.section import Section
+from launcher.optimizer_options import OptimizerOptions
 
 SMALLEST_8BIT = 4096  # bitsandbytes keeps the state of a tensor with fewer elements in fp32
 BLOCK = 256  # elements that share a scale
 
 
-class AdamOptions(Section):
+class AdamOptions(OptimizerOptions):
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     """Peak learning rate."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0

@@ -1,14 +1,12 @@
 """Every parameter of a model with its adapter, as far as memory goes. From shapes: the model needs no storage."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import nn
 
-from launcher import param_groups
 from launcher.model_facts import Stored, Weight
 from launcher.quantized_layers import Layout
-from launcher.recipe import Recipe
 
 LINEAR = (
     nn.Linear,
@@ -28,9 +26,8 @@ def stored(base: nn.Module, layout: Layout | None) -> dict[int, Stored]:
     }
 
 
-def of(model: Any, recipe: Recipe, quantised: Mapping[int, Stored]) -> tuple[Weight, ...]:
-    """Each parameter once, in the model's order."""
-    groups = param_groups.of(nn.ModuleDict({"model": model}), recipe)
+def of(model: Any, groups: Sequence[Mapping[str, Any]], quantised: Mapping[int, Stored]) -> tuple[Weight, ...]:
+    """Each parameter once, in the model's order; `groups`: those of the optimizer."""
     group_of = {id(p): number for number, group in enumerate(groups) for p in group["params"]}
     linear = {id(p) for module in model.modules() if type(module) in LINEAR for p in module.parameters(recurse=False)}
     return tuple(

@@ -21,6 +21,7 @@ from launcher import (
     log,
     model_init,
     new_head,
+    param_groups,
     quantize,
     quantized_layers,
     selection,
@@ -154,6 +155,7 @@ def facts(
         model = adapter.apply(model, recipe.adapter)
         selection.settle(model, recipe)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    groups = param_groups.of(torch.nn.ModuleDict({"model": model}), recipe)
     sees = processor is not None and task.TRAITS.processor == "image_processor"
     unused = shape_trial.unused(base, processor, recipe, task.TRAITS) if sees else None
     loss = task.objective.plan_loss(base, recipe.loss, recipe.method)
@@ -173,7 +175,8 @@ def facts(
         hidden_size=getattr(text_config, "hidden_size", None),
         vocabulary=None if task.TRAITS.has_new_head else getattr(text_config, "vocab_size", None),
         decoder=Decoder.of(config),
-        weights=inventory.of(model, recipe, stored),
+        weights=inventory.of(model, groups, stored),
+        groups=param_groups.in_words(groups),
         module_classes=frozenset(type(module).__name__ for module in model.modules()),
         attention=recipe.model.attn_implementation or base.config._attn_implementation,
         recomputable_layers=len(activations.layers(base)) if base.supports_gradient_checkpointing else 0,

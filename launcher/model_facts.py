@@ -42,7 +42,7 @@ class ModelFacts:
 
     `vocabulary`: of a model whose output is logits of tokens. `head`: modules that an adapter trains in full, being new.
     `unused`: parameters that are trained and that the model's outputs do not depend on; None: not known. `layers`: how many
-    transformers knows in it.
+    transformers knows in it. `groups`: the optimizer's, in words.
     """
 
     architecture: str
@@ -65,5 +65,6 @@ class ModelFacts:
     module_classes: frozenset[str] = frozenset()
     head: tuple[str, ...] = ()
     has_batch_norm: bool = False
+    groups: str = ""
     layers: int = 0
     unused: tuple[str, ...] | None = None

@@ -79,6 +79,7 @@ class Plan:
     model: str
     parameters: int | None
     trainable_parameters: int | None
+    parameter_groups: str | None
     modules_to_save: tuple[str, ...]
     unused_parameters: int | None
     weight_bytes_per_rank: int | None

@@ -33,7 +33,8 @@ Text = Annotated[str, Field(min_length=1)]
 FrozenMapping = Annotated[dict[str, Any], AfterValidator(freeze)]
 FrozenNames = Annotated[dict[str, str], AfterValidator(freeze)]
 LabelNames = Annotated[dict[str, Text], AfterValidator(freeze)]
-Selectors = tuple[Annotated[Text, AfterValidator(_selector)], ...]
+Selector = Annotated[Text, AfterValidator(_selector)]
+Selectors = tuple[Selector, ...]
 StepsOrShare = Annotated[
     int | float,
     AfterValidator(_whole_or_share),

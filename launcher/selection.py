@@ -94,7 +94,9 @@ def _layers(model: Any) -> list[nn.Module]:
 
 
 def _head(base: Any) -> Iterator[nn.Module]:
-    yield from map(base.get_submodule, dict.fromkeys((*new_head.outside_body(base), *base.head_modules)))
+    yield from map(
+        base.get_submodule, dict.fromkeys((*new_head.outside_body(base), *getattr(base, "head_modules", ())))
+    )
     if (output := base.get_output_embeddings()) is not None:
         yield output
 

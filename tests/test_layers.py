@@ -23,6 +23,7 @@ LAYERS = [
         "shards",
         "losses",
         "adam",
+        "optimizer_options",
         "lora",
         "lora_start",
         "token_rows",

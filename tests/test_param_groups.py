@@ -9,15 +9,16 @@ from adapted import adapt, base, grown
 from launcher import param_groups, parts
 from launcher.adapters import lora
 from launcher.engine import Engine
+from launcher.errors import RecipeError
+from launcher.optimizers import adamw
 
 LR = 0.01
 
 
-def groups_of(model, adapter="lora", decay=0.1, **options) -> list[dict]:
+def groups_of(model, adapter="lora", decay=0.1, optimizer=None, **options) -> list[dict]:
     config = parts.load("adapters", adapter).Config(**options)
-    recipe = SimpleNamespace(
-        method=adapter, adapter=config, optimizer=SimpleNamespace(learning_rate=LR, weight_decay=decay)
-    )
+    optimizer = adamw.Config(learning_rate=LR, weight_decay=decay, **optimizer or {})
+    recipe = SimpleNamespace(method=adapter, adapter=config, optimizer=optimizer, origin=lambda key: key)
     return param_groups.of(SimpleNamespace(model=model, named_parameters=model.named_parameters), recipe)
 
 
@@ -110,3 +111,49 @@ def test_the_learning_rate_of_a_step_reaches_each_group_at_its_scale() -> None:
 def test_the_ratio_is_read_from_the_recipe() -> None:
     assert lora.lr_scale("x.lora_B.default.weight", 2, lora.Config(loraplus_lr_ratio=2.0), 1e-3) == 2.0
     assert lora.lr_scale("x.lora_B.default.weight", 2, lora.Config(), 1e-3) == 1.0
+
+
+def by_name(model, groups: list[dict], key: str) -> dict[str, float]:
+    return {name: group[key] for group in groups for name in names_of(model, group)}
+
+
+def test_no_decay_names_what_else_does_not_decay() -> None:
+    model = everything(base())
+    decays = by_name(model, groups_of(model, "full", optimizer={"no_decay": ("embeddings", "*.mlp.*")}), "weight_decay")
+    plain = by_name(model, groups_of(model, "full"), "weight_decay")
+    changed = {name for name in plain if plain[name] != decays[name]}
+    assert changed == {name for name in plain if ".mlp." in name or "embed_tokens" in name}
+    with pytest.raises(RecipeError, match="attention selects no parameter"):
+        groups_of(model, "full", optimizer={"no_decay": ("attention",)})
+
+
+def test_layers_learn_slower_the_further_they_are_from_the_output() -> None:
+    """Depth as in BEiT: the head 0, the last layer 1, ... the embeddings one more than the first layer."""
+    model = everything(base())
+    last = model.config.num_hidden_layers - 1
+    scales = by_name(model, groups_of(model, "full", optimizer={"layer_lr_decay": 0.5}), "lr_scale")
+    for name, scale in scales.items():
+        layer = next((n for n in range(last + 1) if f".layers.{n}." in name), None)
+        depth = last + 1 - layer if layer is not None else last + 2 if "embed_tokens" in name else 0
+        assert scale == 0.5**depth, name
+
+
+def test_a_multiplier_is_a_factor_beside_the_others_and_the_last_one_holds() -> None:
+    model = everything(base())
+    options = {"layer_lr_decay": 0.5, "lr_multipliers": {"layers": 3.0, "layers[-1]": 10.0}}
+    both = by_name(model, groups_of(model, "full", optimizer=options), "lr_scale")
+    depth = by_name(model, groups_of(model, "full", optimizer={"layer_lr_decay": 0.5}), "lr_scale")
+    last = model.config.num_hidden_layers - 1
+    for name, scale in both.items():
+        factor = 10.0 if f".layers.{last}." in name else 3.0 if ".layers." in name else 1.0
+        assert scale == pytest.approx(depth[name] * factor), name
+
+
+def test_the_plan_says_what_decays_and_how_far_the_rates_are_apart() -> None:
+    model = everything(base())
+    groups = groups_of(model, "full", optimizer={"lr_multipliers": {"head": 10.0}})
+    vectors = sum(parameter.numel() for parameter in model.parameters() if parameter.ndim < 2)
+    matrices = sum(parameter.numel() for parameter in model.parameters()) - vectors
+    assert param_groups.in_words(groups).endswith(
+        f"groups: {matrices:,} parameters decay by 0.1, {vectors:,} do not; learning rate x1 to x10"
+    )

@@ -21,7 +21,11 @@ def derive(notes: Notes, recipe: Recipe, facts: ModelFacts | None, card_bytes: i
     notes.put("device_memory_bytes", card_bytes, "the card" if card_bytes is not None else "unknown: no card is named")
     if facts is None:
         notes.put("modules_to_save", tuple(getattr(recipe.adapter, "modules_to_save", ())), NO_CONFIGURATION)
-        _unknown(notes, ("parameters", "trainable_parameters", *EXACT, *ESTIMATED, *SUMS), NO_CONFIGURATION)
+        _unknown(
+            notes,
+            ("parameters", "trainable_parameters", "parameter_groups", *EXACT, *ESTIMATED, *SUMS),
+            NO_CONFIGURATION,
+        )
         notes.put("loss", "auto", "chosen when the model is loaded")
         notes.put("model", "unknown", NO_CONFIGURATION)
         return
@@ -29,6 +33,11 @@ def derive(notes: Notes, recipe: Recipe, facts: ModelFacts | None, card_bytes: i
     notes.put("model", facts.architecture, facts.source)
     notes.put("parameters", facts.parameters, "counted on the shapes")
     notes.put("trainable_parameters", facts.trainable, "counted on the shapes")
+    notes.put(
+        "parameter_groups",
+        facts.groups,
+        "what the optimizer tells apart",
+    )
     _saved(notes, recipe, facts.head)
     made = need.of(notes, recipe, facts, notes["strategy"], notes["deepspeed"])
     if made is None:

@@ -9,12 +9,12 @@ from typing import Annotated, Any
 
 from pydantic import Field
 
-from launcher.section import Section
+from launcher.optimizer_options import OptimizerOptions
 
 ELEMENTWISE = False  # rows and columns of whole matrices, and root mean squares of whole tensors
 
 
-class Config(Section):
+class Config(OptimizerOptions):
     name: str = "adafactor"
     learning_rate: Annotated[float, Field(gt=0)] = 1e-3
     """Peak learning rate."""

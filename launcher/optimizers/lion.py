@@ -9,12 +9,12 @@ from typing import Annotated, Any
 from pydantic import Field
 
 from launcher import adam
-from launcher.section import Section
+from launcher.optimizer_options import OptimizerOptions
 
 ELEMENTWISE = True
 
 
-class Config(Section):
+class Config(OptimizerOptions):
     name: str = "lion"
     learning_rate: Annotated[float, Field(gt=0)] = 3e-5
     """Peak learning rate."""

@@ -5,12 +5,12 @@ from typing import Annotated, Any
 
 from pydantic import Field, model_validator
 
-from launcher.schema import Section
+from launcher.optimizer_options import OptimizerOptions
 
 ELEMENTWISE = True
 
 
-class Config(Section):
+class Config(OptimizerOptions):
     name: str = "sgd"
     learning_rate: Annotated[float, Field(gt=0)] = 1e-2
     """Peak learning rate."""
