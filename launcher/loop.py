@@ -134,10 +134,9 @@ def _counts(run: Run, micro_batches: list[tuple[int, Any]]) -> dict[str, float]:
 
 def _learning_rate(run: Run, step: int) -> float:
     p = run.plan
+    options = schedules.Options(min_lr_ratio=p.min_lr_ratio, **p.schedule_options)
     length = p.last_step - p.first_step
-    return p.learning_rate * schedules.factor(
-        p.schedule, step - p.first_step, length, p.warmup_steps, p.min_lr_ratio, p.decay_steps or 0
-    )
+    return p.learning_rate * schedules.factor(p.schedule, step - p.first_step, length, p.warmup_steps, options)
 
 
 def _due(run: Run, every: int | None) -> bool:

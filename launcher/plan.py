@@ -65,7 +65,7 @@ class Plan:
     schedule: str
     learning_rate: float
     warmup_steps: int | None
-    decay_steps: int | None
+    schedule_options: Mapping[str, Any] | None
     min_lr_ratio: float
     eval_steps: int | None
     metrics: tuple[str, ...]
@@ -272,6 +272,8 @@ def _by_micro_batch(facts: ModelFacts) -> str:
 def _shown(key: str, value: Any) -> str:
     if value is None:
         return "-"
+    if key == "schedule_options":
+        return ", ".join(f"{name} {number:,}" for name, number in value.items()) or "-"
     if isinstance(value, tuple):
         return ("; " if key == "stages" else ", ").join(map(str, value))
     if "_bytes" in key:

@@ -1,13 +1,16 @@
 """When things happen: how many steps there are, and at which of them the learning rate, evaluation and saving take turns."""
 
 from collections.abc import Callable
+from typing import Any
 
 from launcher.data.order import Order
 from launcher.metrics import LOWER_IS_BETTER
 from launcher.notes import Notes
 from launcher.parts import load
 from launcher.recipe import Recipe
+from launcher.schedules import OPTIONS
 
+DEFAULTS: dict[str, Any] = {"decay_steps": 0.2, "num_cycles": 2, "power": 2.0, "step_size": 1 / 3, "gamma": 0.1}
 OrderOf = Callable[[int], Order]  # from a global batch size
 
 
@@ -54,17 +57,30 @@ def _rhythm(notes: Notes, recipe: Recipe, total: int | None) -> None:
     notes.take("schedule", "scheduler.name", scheduler.name)
     notes.take("learning_rate", "optimizer.learning_rate", recipe.optimizer.learning_rate)
     _share(notes, "warmup_steps", "scheduler.warmup_steps", scheduler.warmup_steps, total, least=0)
-    if scheduler.name == "wsd":
-        decay = 0.2 if scheduler.decay_steps is None else scheduler.decay_steps
-        _share(notes, "decay_steps", "scheduler.decay_steps", decay, total)
-    else:
-        notes.put("decay_steps", None, "only for wsd")
+    notes.put("schedule_options", *_own_options(notes, recipe, total))
     notes.take("min_lr_ratio", "scheduler.min_lr_ratio", scheduler.min_lr_ratio)
     _share(notes, "eval_steps", "evaluation.eval_steps", recipe.evaluation.eval_steps, total)
     _judging(notes, recipe)
     _share(notes, "save_steps", "checkpoint.save_steps", recipe.checkpoint.save_steps, total)
     notes.take("save_total_limit", "checkpoint.save_total_limit", recipe.checkpoint.save_total_limit)
     notes.take("logging_steps", "logging.logging_steps", recipe.logging.logging_steps)
+
+
+def _own_options(notes: Notes, recipe: Recipe, total: int | None) -> tuple[dict[str, Any] | None, str]:
+    """What the schedule alone reads, in steps where it is a share of them."""
+    names = OPTIONS.get(recipe.scheduler.name, ())
+    if not names:
+        return {}, f"{recipe.scheduler.name} has none"
+    found = {name: getattr(recipe.scheduler, name) for name in names}
+    defaults = DEFAULTS | {"timescale": notes["warmup_steps"]}
+    origins = [recipe.origin(f"scheduler.{name}") if found[name] is not None else "default" for name in names]
+    values = {name: defaults[name] if value is None else value for name, value in found.items()}
+    for name in ("decay_steps", "step_size"):
+        if 0 < values.get(name, 0) < 1:
+            if total is None:
+                return None, "unknown: a share of total_steps"
+            values[name] = max(1, round(values[name] * total))
+    return values, ", ".join(origins)
 
 
 def _judging(notes: Notes, recipe: Recipe) -> None:

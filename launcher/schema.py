@@ -209,14 +209,35 @@ class Training(Section):
 class Scheduler(Section):
     """How the learning rate moves over the steps."""
 
-    name: Literal["constant", "linear", "cosine", "exponential", "wsd"] = "cosine"
+    name: Literal[
+        "constant",
+        "linear",
+        "cosine",
+        "cosine_with_restarts",
+        "polynomial",
+        "exponential",
+        "step",
+        "inverse_sqrt",
+        "one_cycle",
+        "wsd",
+    ] = "cosine"
     """Shape after the warmup."""
     warmup_steps: StepsOrShare = 0
-    """Steps of linear warmup; below 1: a share of all steps."""
+    """Steps of warmup, linear but for one_cycle; below 1: a share of all steps."""
     min_lr_ratio: float = Field(default=0.0, ge=0, le=1)
     """Last learning rate as a share of the first."""
     decay_steps: StepsOrShare | None = None
     """Steps of the final decay of wsd; below 1: a share of all steps; null: 0.2."""
+    num_cycles: Positive | None = None
+    """Cycles of cosine_with_restarts; null: 2."""
+    power: Annotated[float, Field(gt=0)] | None = None
+    """Exponent of polynomial; null: 2."""
+    step_size: EveryStepsOrShare | None = None
+    """Steps between two falls of step; below 1: a share of all steps; null: a third."""
+    gamma: Annotated[float, Field(gt=0, lt=1)] | None = None
+    """Factor of a fall of step; null: 0.1."""
+    timescale: Positive | None = None
+    """Steps after which inverse_sqrt has fallen to 0.71; null: warmup_steps."""
 
 
 class Regularization(Section):

@@ -1,19 +1,82 @@
 """Learning-rate factors at the places where an off-by-one would show."""
 
 import math
+from dataclasses import replace
 
 import pytest
 
-from launcher.schedules import SCHEDULES, factor
+from launcher.schedules import SCHEDULES, Options, factor
 
 TOTAL, WARMUP, DECAY = 100, 10, 18
+OPTIONS = Options(0.1, decay_steps=DECAY, num_cycles=3, power=2.0, step_size=30, gamma=0.5, timescale=WARMUP)
+FALLING = [
+    name for name in SCHEDULES if name not in ("cosine_with_restarts", "step")
+]  # evenly, and without rising again
 
 
-def at(name: str, step: int, min_lr_ratio: float = 0.1, warmup_steps: int = WARMUP, decay_steps: int = DECAY) -> float:
-    return factor(name, step, TOTAL, warmup_steps, min_lr_ratio, decay_steps)
+def at(name: str, step: int, min_lr_ratio: float = 0.1, warmup_steps: int = WARMUP, **changes: float) -> float:
+    return factor(name, step, TOTAL, warmup_steps, replace(OPTIONS, min_lr_ratio=min_lr_ratio, **changes))
 
 
+def formula(name: str, t: int, n: int, low: float) -> float:
+    """Of step t of the n after the warmup, written down once more from the papers and from PyTorch's documentation."""
+    wave = (1 + math.cos(math.pi * t / n)) / 2
+    cycle = n / 3
+    formulas = {
+        "constant": 1.0,
+        "linear": 1 - (1 - low) * t / n,
+        "cosine": low + (1 - low) * wave,
+        "one_cycle": low + (1 - low) * wave,
+        "cosine_with_restarts": low + (1 - low) * (1 + math.cos(math.pi * (t - cycle * (t // cycle)) / cycle)) / 2,
+        "polynomial": low + (1 - low) * (1 - t / n) ** 2,
+        "exponential": low ** (t / n),
+        "step": max(low, 0.5 ** math.floor(t / 30)),
+        "inverse_sqrt": max(low, math.sqrt(WARMUP) / math.sqrt(t + WARMUP)),
+        "wsd": 1.0 if t < n - DECAY else low + (1 - low) * (n - t) / DECAY,
+    }
+    return formulas[name]
+
+
+@pytest.mark.parametrize("low", [0.1, 0.02])
 @pytest.mark.parametrize("name", SCHEDULES)
+def test_every_step_is_the_closed_formula(name, low):
+    n = TOTAL - WARMUP
+    for t in range(n):
+        assert at(name, WARMUP + t, low) == pytest.approx(formula(name, t, n, low), rel=1e-9), t
+
+
+def test_those_that_pytorch_has_are_its():
+    """Over the steps after a warmup, which PyTorch's have not."""
+    torch = pytest.importorskip("torch")
+    length, rate = torch.optim.lr_scheduler, 1.0
+
+    def values(make):
+        optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=rate)
+        scheduler = make(optimizer)
+        found = []
+        for _ in range(TOTAL):
+            found.append(optimizer.param_groups[0]["lr"])
+            optimizer.step()
+            scheduler.step()
+        return found
+
+    theirs = {
+        "step": lambda o: length.StepLR(o, 30, 0.5),
+        "polynomial": lambda o: length.PolynomialLR(o, TOTAL, 2.0),
+        "cosine": lambda o: length.CosineAnnealingLR(o, TOTAL),
+        "cosine_with_restarts": lambda o: length.CosineAnnealingWarmRestarts(o, 25),
+    }
+    for name, make in theirs.items():
+        ours = [at(name, step, 0.0, warmup_steps=0, num_cycles=4) for step in range(TOTAL)]
+        assert ours == pytest.approx(values(make), abs=1e-9), name
+
+
+def test_the_warmup_of_one_cycle_is_half_a_cosine():
+    found = [at("one_cycle", step) for step in range(WARMUP + 1)]
+    assert found == pytest.approx([0.04 + 0.96 * (1 - math.cos(math.pi * s / 10)) / 2 for s in range(11)])
+
+
+@pytest.mark.parametrize("name", [name for name in SCHEDULES if name != "one_cycle"])
 def test_warmup_rises_evenly_from_above_zero_to_one(name):
     assert [at(name, step) for step in range(WARMUP + 1)] == pytest.approx([(s + 1) / 11 for s in range(11)])
     assert at(name, WARMUP) == 1.0
@@ -50,7 +113,7 @@ def test_wsd_is_flat_until_its_decay():
     assert at("wsd", 50, decay_steps=10 * TOTAL) == pytest.approx(at("linear", 50))  # no longer than what is left
 
 
-@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("name", FALLING)
 @pytest.mark.parametrize("min_lr_ratio", [0.1, 1.0])
 def test_no_jumps_and_no_rise_after_the_warmup(name, min_lr_ratio):
     values = [at(name, step, min_lr_ratio) for step in range(WARMUP, TOTAL + 1)]

@@ -59,7 +59,7 @@ def test_each_stage_moves_what_it_trains_and_nothing_else(finished: Path) -> Non
 
 def test_each_stage_has_its_learning_rate_and_its_schedule_over_its_own_steps(finished: Path) -> None:
     def rate(peak: float, name: str, step: int, length: int, warmup: int) -> float:
-        return peak * schedules.factor(name, step, length, warmup, 0.0, 0)
+        return peak * schedules.factor(name, step, length, warmup, schedules.Options())
 
     expected = [rate(3e-2, "cosine", step, 2, 0) for step in range(2)]
     expected += [rate(1e-2, "linear", step, 3, 1) for step in range(3)]

@@ -8,6 +8,7 @@ from typing import Any
 
 from launcher import parts, support
 from launcher.recipe import local_files
+from launcher.schedules import OPTIONS
 from launcher.schema import Data, Evaluation, Sections, Tokenizer
 from launcher.section import Section, forget_reads, note_reads
 from launcher.suggest import STAGES, did_you_mean
@@ -209,8 +210,14 @@ def _length(recipe: Sections) -> Iterator[Finding]:
 
 def _scheduler(recipe: Sections) -> Iterator[Finding]:
     scheduler = recipe.scheduler
-    if scheduler.decay_steps is not None and scheduler.name != "wsd":
-        yield "scheduler.decay_steps", f"is for name: wsd, and this is name: {scheduler.name}"
+    for owner, names in OPTIONS.items():
+        for name in names if owner != scheduler.name else ():
+            if getattr(scheduler, name) is not None:
+                yield f"scheduler.{name}", f"is for name: {owner}, and this is name: {scheduler.name}"
+    if scheduler.name == "one_cycle" and not scheduler.warmup_steps:
+        yield "scheduler.name", "one_cycle rises first; give scheduler.warmup_steps, for example 0.3"
+    if scheduler.name == "inverse_sqrt" and not scheduler.warmup_steps and scheduler.timescale is None:
+        yield "scheduler.name", "inverse_sqrt falls from the end of a warmup on; give warmup_steps or timescale"
     if scheduler.name == "exponential" and scheduler.min_lr_ratio == 0:
         yield "scheduler.name", "exponential never reaches zero; give scheduler.min_lr_ratio above 0"
     if scheduler.name == "constant" and scheduler.min_lr_ratio != 0:
