@@ -1,9 +1,13 @@
 """What a model draws by chance while it trains: dropout and its relatives, known by the names that transformers gives their
 probabilities."""
 
+from fnmatch import fnmatch
 from typing import Any
 
 from launcher import log
+from launcher.errors import RecipeError
+from launcher.recipe import Recipe
+from launcher.suggest import did_you_mean
 
 MASKS = ("mask_time_prob", "mask_feature_prob")  # SpecAugment (Park et al., arXiv:1904.08779)
 
@@ -15,6 +19,29 @@ def of(owner: Any) -> dict[str, float]:
         for name, value in vars(owner).items()
         if isinstance(value, float) and value > 0 and _is_probability(owner, name)
     }
+
+
+def overrides(config: Any, recipe: Recipe) -> dict[str, float]:
+    """Field of a model's configuration -> the probability that `regularization.dropout` gives it. One for all means no residual
+    branches that are dropped whole (drop_path); layers that are, nothing means: see `switch_off_layer_drop`.
+
+    Raises RecipeError for a model without such fields, and for a pattern that means none.
+    """
+    asked = recipe.regularization.dropout
+    if asked is None:
+        return {}
+    fields = [name for name in config.to_dict() if "drop" in name and "layer" not in name]
+    found: dict[str, float] = {}
+    for pattern, probability in (asked if isinstance(asked, dict) else {"*": asked}).items():
+        named = [name for name in fields if fnmatch(name, pattern) and (isinstance(asked, dict) or "path" not in name)]
+        if not named:
+            has = f"it has {', '.join(fields)}{did_you_mean(pattern, fields)}" if fields else "it has no dropout"
+            raise RecipeError(
+                f"regularization.dropout: {pattern} is no dropout of a {config.model_type} model; {has}",
+                where=recipe.origin("regularization.dropout"),
+            )
+        found |= dict.fromkeys(named, probability)
+    return found
 
 
 def is_in(model: Any) -> bool:

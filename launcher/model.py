@@ -77,7 +77,8 @@ def load(
 
     On the CPU; under method qlora on `device`, where its layers are quantised while they are read, to compute in `compute_dtype`.
     """
-    section, head = recipe.model, _known(head or {}, load_config(recipe)[0])
+    section, own = recipe.model, load_config(recipe)[0]
+    head = {**_known(head or {}, own), **chance.overrides(own, recipe)}
     auto_class = getattr(transformers, task.TRAITS.auto_class)
     missing: Collection[str] = ()
     if section.init is not None:
@@ -134,7 +135,7 @@ def facts(
 ) -> ModelFacts:
     """Count parameters and plan the loss on a model without storage; without a tokenizer its vocabulary stays as it is."""
     config, source = load_config(recipe)
-    head = _known(head or {}, config)
+    head = {**_known(head or {}, config), **chance.overrides(config, recipe)}
     with torch.device("meta"):
         try:
             model = getattr(transformers, task.TRAITS.auto_class).from_config(

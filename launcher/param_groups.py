@@ -14,11 +14,11 @@ from launcher.shards import full_shape
 
 
 def of(objective: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """Groups of one `weight_decay`, one `lr_scale` (a factor on the learning rate), one dtype, and `hidden` or not.
+    """Groups of one `weight_decay`, one `lr_scale` (a factor on the learning rate), one dtype, `hidden` or not, `penalized` or not.
 
     Norms and biases (every tensor of fewer than two dimensions) do not decay, nor what `optimizer.no_decay` names. `hidden`: a
     weight matrix inside the model, neither an embedding nor a head; Muon is for those. One dtype, because ZeRO flattens a group
-    into one tensor.
+    into one tensor. `penalized`: what may decay.
     """
     options, adapter = recipe.optimizer, parts.load("adapters", recipe.method)
     hidden, kept = hidden_matrices(objective.model), _ids(objective.model, _without_decay(objective.model, recipe))
@@ -38,6 +38,7 @@ def of(objective: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
             "weight_decay": 0.0 if is_kept else options.weight_decay,
             "lr_scale": scale,
             "hidden": is_hidden,
+            "penalized": not is_kept,
         }
         for (is_kept, scale, _, is_hidden), members in groupby(sorted(trained, key=traits), key=traits)
     ]

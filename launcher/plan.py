@@ -46,6 +46,7 @@ class Plan:
     gradient_checkpointing_interval: int | None
     activation_offloading: bool
     max_grad_norm: float | None
+    l1: float
     global_batch_size: int
     per_device_train_batch_size: int
     gradient_accumulation_steps: int
@@ -207,6 +208,7 @@ def _numerics(notes: Notes, recipe: Recipe, world: World, facts: ModelFacts | No
     _attention(notes, recipe, facts)
     activation_memory.derive(notes, recipe, facts.recomputable_layers if facts else None)
     notes.take("max_grad_norm", "training.max_grad_norm", recipe.training.max_grad_norm)
+    notes.take("l1", "regularization.l1", recipe.regularization.l1)
 
 
 def _attention(notes: Notes, recipe: Recipe, facts: ModelFacts | None) -> None:

@@ -240,13 +240,16 @@ class Scheduler(Section):
     """Steps after which inverse_sqrt has fallen to 0.71; null: warmup_steps."""
 
 
+Probability = Annotated[float, Field(ge=0, lt=1)]
+
+
 class Regularization(Section):
     """Penalties and averages on top of the loss."""
 
     l1: float = Field(default=0.0, ge=0)
-    """Weight of the L1 penalty."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] | None = None
-    """Dropout of the model; null keeps the model's own."""
+    """Factor of the sum of magnitudes of all trained weights, norms and biases aside, that each step adds to the loss."""
+    dropout: Probability | Annotated[dict[str, Probability], AfterValidator(freeze)] | None = None
+    """Of all dropout in the model, or {pattern of the configuration's fields: probability}; null keeps the model's own."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of the moving average of the weights."""
 

@@ -46,6 +46,7 @@ class Combination:
     bf16_weights: bool = False
     trains_rows: bool = False
     dora: bool = False
+    l1: bool = False
 
     def optimizer_fact(self, name: str) -> bool:
         """A constant of the optimizer's file; absent is false."""
@@ -68,6 +69,7 @@ class Combination:
             zero_plus_plus=section.zero_quantized_weights or section.zero_quantized_gradients,
             zero_quantized_weights=section.zero_quantized_weights,
             bf16_weights=recipe.method == "full" and recipe.model.dtype == "bf16",
+            l1=recipe.regularization.l1 > 0,
             dora=getattr(recipe.adapter, "use_dora", False),
             trains_rows=bool(recipe.tokenizer.add_tokens or getattr(recipe.adapter, "trainable_tokens", ())),
         )
@@ -207,6 +209,12 @@ RULES = (
         "use cpu or none",
         lambda c: "nvme" in (c.offload_optimizer, c.offload_param),
         hardware="GPU",
+    ),
+    Rule(
+        "regularization.l1",
+        "zero3 has a weight in parts wherever no layer computes with it, so its magnitudes cannot be added up",
+        "use distributed.strategy zero2, or optimizer.weight_decay",
+        lambda c: c.l1 and c.strategy == "zero3",
     ),
 )
 

@@ -85,6 +85,8 @@ class Engine:
     def prepare(self, objective: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Move the objective to the device and wrap it. `objective` stays reachable without the wrapper."""
         self.objective, self.optimizer = objective, optimizer
+        # Before ZeRO puts its own tensors into the groups.
+        self._penalized = [p for group in optimizer.param_groups if group.get("penalized") for p in group["params"]]
         self._wrapped = self._strategy.prepare(objective, optimizer)
 
     def release(self) -> None:
@@ -109,7 +111,8 @@ class Engine:
         torch.manual_seed(int(state[0]) << 32 | int(state[1]))
 
     def forward_backward(self, batch: Mapping[str, Tensor], counts: Mapping[str, float], last: bool) -> Loss:
-        """Gradients of `sum over terms of weight * sum / global count`, exchanged between ranks if `last` of the step.
+        """Gradients of `sum over terms of weight * sum / global count`, exchanged between ranks if `last` of the step; then with
+        those of the L1 penalty, which the loss that is returned leaves out.
 
         A count may be a sum of weights below 1. A count of zero has a sum of zero.
         """
@@ -120,6 +123,8 @@ class Engine:
                 weight * value * (self.world_size / (counts[name] or 1))
                 for name, (value, _, weight) in loss.terms.items()
             )
+            if last and self.plan.l1:  # the penalty of the step; averaged over the ranks, which all add it
+                total = total + self.plan.l1 * sum(p.float().abs().sum() for p in self._penalized)
             self._strategy.backward(total, last)
         return loss
 

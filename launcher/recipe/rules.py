@@ -35,8 +35,6 @@ UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "data.streaming": ((False,), "rows are prepared once and read from disk, which needs little memory"),
     "sweep": ((None,), "run the recipe once per value, with key.path=value on the command line"),
     "slurm": ((None,), "start it with srun or sbatch, one `python -m launcher` per process"),
-    "regularization.l1": ((0.0,), "use optimizer.weight_decay"),
-    "regularization.dropout": ((None,), "use adapter.lora_dropout, or the dropout fields of model.init"),
     "regularization.ema": ((None,), "leave it out"),
 }
 

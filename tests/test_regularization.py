@@ -1,0 +1,108 @@
+"""What is put on top of the loss: a penalty on weights that a step adds once, and dropout that the recipe decides."""
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import tiny
+import transformers
+from safetensors.torch import load_file
+
+from launcher import chance
+from launcher.errors import RecipeError
+
+ONE_STEP = [
+    "training.max_steps=1",
+    "training.max_grad_norm=null",
+    "data.eval=[]",
+    "evaluation=null",
+    "optimizer.name=sgd",
+]
+RATE = 0.5
+FULL = ["method=full", "adapter=null", f"optimizer={{name: sgd, learning_rate: {RATE}}}"]
+FULL += ["scheduler={name: constant, warmup_steps: 0}"]
+
+
+def weights(run: Path) -> dict:
+    return load_file(next((run / "checkpoints").glob("step-*")) / "model" / "model.safetensors")
+
+
+def trained(recipe: Path, folder: Path, *more: str) -> dict:
+    words = [*FULL, *ONE_STEP, "optimizer.weight_decay=0.0", f"output_dir={folder}", *more]
+    assert tiny.train(recipe, *words) == 0
+    return weights(folder)
+
+
+@pytest.fixture(scope="module")
+def plain(recipe: Path, tmp_path_factory: pytest.TempPathFactory) -> dict:
+    return trained(recipe, tmp_path_factory.mktemp("l1") / "plain")
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_l1_moves_each_weight_by_its_sign_once_a_step(recipe: Path, plain: dict, tmp_path: Path, rows: int) -> None:
+    """A step of SGD with the penalty differs from one without by -rate * l1 * sign(w), whatever the accumulation."""
+    l1 = 0.01
+    words = [f"regularization.l1={l1}", f"training.per_device_train_batch_size={rows}"]
+    penalized, before = (
+        trained(recipe, tmp_path / "run", *words),
+        load_file(recipe.parent / "model" / "model.safetensors"),
+    )
+    for name, start in before.items():
+        expected = -RATE * l1 * start.sign() if start.ndim >= 2 else start * 0
+        assert (penalized[name] - plain[name] - expected).abs().max() < 1e-6, name
+    assert RATE * l1 > 1000 * 1e-6
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "zero2"])
+def test_l1_is_the_same_for_two_processes(recipe: Path, plain: dict, tmp_path: Path, strategy: str) -> None:
+    one = trained(recipe, tmp_path / "one", "regularization.l1=0.01")
+    words = [
+        *FULL,
+        *ONE_STEP,
+        "optimizer.weight_decay=0.0",
+        "regularization.l1=0.01",
+        f"distributed.strategy={strategy}",
+    ]
+    log = tmp_path / "two.log"
+    assert tiny.Ranks(2, ["train", str(recipe), *words, f"output_dir={tmp_path / 'two'}"], log).wait() == [0, 0], (
+        log.read_text()
+    )
+    two = weights(tmp_path / "two")
+    assert max(float((two[name] - one[name]).abs().max()) for name in one) < 1e-6
+
+
+def test_dropout_of_the_recipe_is_the_models_and_goes_into_the_plan(recipe: Path, tmp_path: Path) -> None:
+    losses = {}
+    for probability in (0.0, 0.5):
+        folder = tmp_path / str(probability)
+        words = ["training.max_steps=3", "data.eval=[]", "evaluation=null", f"output_dir={folder}"]
+        assert tiny.train(recipe, *words, f"regularization.dropout={probability}") == 0
+        losses[probability] = tiny.losses(folder)
+        said = json.loads((folder / "plan.json").read_text())["values"]["same_result"]["value"]
+        assert ("has dropout" in said) is (probability > 0)
+    assert losses[0.0] != losses[0.5]
+
+
+def overrides(model_type: str, dropout: object) -> dict[str, float]:
+    recipe = SimpleNamespace(regularization=SimpleNamespace(dropout=dropout), origin=lambda key: key)
+    return chance.overrides(transformers.AutoConfig.for_model(model_type), recipe)
+
+
+def test_one_number_is_for_all_dropout_and_no_layer_is_dropped_whole() -> None:
+    bert = {"hidden_dropout_prob": 0.3, "attention_probs_dropout_prob": 0.3, "classifier_dropout": 0.3}
+    assert overrides("bert", 0.3) == bert
+    assert "drop_path_rate" not in overrides("segformer", 0.3)
+    assert "layerdrop" not in overrides("wav2vec2", 0.3)
+
+
+def test_patterns_name_fields_of_the_configuration() -> None:
+    assert overrides("bert", {"hidden*": 0.2, "classifier_dropout": 0.0}) == {
+        "hidden_dropout_prob": 0.2,
+        "classifier_dropout": 0.0,
+    }
+    assert overrides("convnext", {"drop_path_rate": 0.1}) == {"drop_path_rate": 0.1}
+    with pytest.raises(RecipeError, match="no dropout of a bert model; it has .*did you mean hidden_dropout_prob"):
+        overrides("bert", {"hiden_dropout_prob": 0.1})
+    with pytest.raises(RecipeError, match="it has no dropout"):
+        overrides("resnet", 0.1)
