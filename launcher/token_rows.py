@@ -210,15 +210,21 @@ def _keep_in_fp32(copy: nn.Module, original: nn.Module) -> None:
         return
     copy.float()
 
-    def into(module: nn.Module, args: tuple[Any, ...]) -> tuple[Any, ...]:
+    def into(module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> tuple[Any, Any]:
         own = next(module.parameters()).dtype  # an export may change it
-        return tuple(a.to(own) if torch.is_tensor(a) and a.is_floating_point() else a for a in args)
+        return _in_type(args, own), _in_type(named, own)
 
-    def out_of(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
-        return output.to(dtype) if torch.is_tensor(output) else output
+    copy.register_forward_pre_hook(into, with_kwargs=True)
+    copy.register_forward_hook(lambda module, args, output: _in_type(output, dtype))
 
-    copy.register_forward_pre_hook(into)
-    copy.register_forward_hook(out_of)
+
+def _in_type(value: Any, dtype: torch.dtype) -> Any:
+    """A tensor of numbers with a point in `dtype`, inside lists and mappings too: some heads take the states of several layers."""
+    if torch.is_tensor(value):
+        return value.to(dtype) if value.is_floating_point() else value
+    if type(value) in (list, tuple):
+        return type(value)(_in_type(item, dtype) for item in value)
+    return {key: _in_type(item, dtype) for key, item in value.items()} if type(value) is dict else value
 
 
 def _refuse_another_formula(wrapper: Any) -> None:

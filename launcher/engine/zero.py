@@ -239,10 +239,10 @@ class Zero:
         for part in self._flat_parts():
             for key, value in self.optimizer.state.get(part, {}).items():
                 value = as_tensor(value)
-                if value.numel() == 1 and part.numel() > 1:
-                    short[key] = value
-                elif value.shape == part.shape:
+                if value.shape == part.shape:  # of a single element, too, where a number by itself has no dimension
                     long[key] = None
+                elif value.numel() == 1:
+                    short[key] = value
                 else:
                     raise AssertionError(f"{self.plan.strategy} cannot take apart the optimizer's state {key}")
         return list(long), short
