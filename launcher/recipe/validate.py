@@ -13,7 +13,7 @@ from launcher.recipe.explain import Path, branches
 from launcher.recipe.yaml_source import DEFAULT, Node, Problem
 from launcher.schema import Sections
 from launcher.section import Section, freeze, join, sections_in
-from launcher.suggest import did_you_mean, meant
+from launcher.suggest import did_you_mean, meant, nearest
 
 PARTS = {
     "adapter": "adapters",
@@ -126,7 +126,8 @@ def _problem(
         return _unnamed(explain.annotation_at(model, path), key, node), ""
     if details["type"] == "extra_forbidden":
         if len(choices := explain.named(explain.annotation_at(model, path[:-1]))) > 1:
-            return Problem(node.key_place, f"{key} {_no_option(choices, tree, path)}", key), ""
+            text, target = _no_option(choices, tree, path)
+            return Problem(node.key_place, f"{key} {text}", key), target
         text, target = _unknown_key(tree, path, known)
         return Problem(node.key_place, f"{key} {text}", key), target
     own_words = details["msg"].removeprefix("Value error, ") if details["type"] == "value_error" else ""
@@ -148,14 +149,15 @@ def _unnamed(annotation: Any, key: str, node: Node) -> Problem:
     return Problem(given.place, f"{key}.name: {problem}", f"{key}.name")
 
 
-def _no_option(choices: dict[str, type[Section]], tree: Node, path: Path) -> str:
-    """`is not an option of drop_length; did you mean min_chars?`"""
+def _no_option(choices: dict[str, type[Section]], tree: Node, path: Path) -> tuple[str, str]:
+    """`is not an option of drop_length; did you mean min_chars?` and the dotted key that was meant."""
     owner, word = str(explain.find(tree, (*path[:-1], "name")).value), str(path[-1])
     own = [name for name in choices[owner].model_fields if name != "name"]
     others = [name for name, kind in choices.items() if word in kind.model_fields]
     if others:
-        return f"is not an option of {owner}; it is one of {', '.join(others)}"
-    return f"is not an option of {owner}{did_you_mean(word, own) or '; it has ' + (', '.join(own) or 'no options')}"
+        return f"is not an option of {owner}; it is one of {', '.join(others)}", ""
+    hint = did_you_mean(word, own) or f"; it has {', '.join(own)}"
+    return f"is not an option of {owner}{hint}", join(*path[:-1], nearest(word, own) or "")
 
 
 def _choices(key: str) -> str:

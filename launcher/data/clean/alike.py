@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 
 from launcher.data.clean import texts
-from launcher.data.clean.near import Near, Pieces, jaccard, pieces
+from launcher.data.clean.near import ROUNDING, Near, Pieces, jaccard, pieces
 from launcher.data.clean.report import Item
 from launcher.data.clean.steps import DropDuplicates, DropLeakage, DropNearDuplicates
 from launcher.errors import DataError
@@ -114,17 +114,17 @@ class _Similar:
 
     def add(self, row: Item, answer: bytes) -> None:
         if self._near is not None:
-            self._near.add(len(self._added), self._pieces(row, self._main))
+            self._near.add(self._near.ranks(self._text(row, self._main)))
             self._added.append((row, answer))
 
     def first(self, row: Item, answer: bytes) -> tuple[Item | None, float]:
         """The first one added that is similar and has the same answer, and how similar its least similar column is."""
         if self._near is None:
             return None, 0.0
-        for number in self._near.similar(self._pieces(row, self._main)):
+        for number in self._near.similar(self._near.ranks(self._text(row, self._main))):
             other, others_answer = self._added[number]
             if answer == others_answer:
                 shares = (jaccard(self._pieces(row, name), self._pieces(other, name)) for name in self._columns)
-                if (share := min(shares)) >= self.threshold:
+                if (share := min(shares)) >= self.threshold - ROUNDING:
                     return other, share
         return None, 0.0

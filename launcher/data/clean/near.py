@@ -2,12 +2,13 @@
 
 Nothing is missed by chance, as with hashes that are sampled. Two sets that are so similar share one of their few rarest
 pieces, so only texts that share one are compared (prefix filtering: Chaudhuri, Ganti and Kaushik 2006, "A Primitive Operator for
-Similarity Joins"; Bayardo, Ma and Srikant 2007, "Scaling Up All Pairs Similarity Search").
+Similarity Joins in Data Cleaning"), and only where enough pieces follow the first that they share (Xiao, Wang, Lin and Yu 2008,
+"Efficient Similarity Joins for Near Duplicate Detection").
 """
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 Pieces = frozenset[str]
 
@@ -24,42 +25,49 @@ def jaccard(one: Pieces, other: Pieces) -> float:
     return both / (len(one) + len(other) - both)
 
 
+ROUNDING = 1e-9  # of a product of a threshold and a size
+
+
 class Near:
-    """Finds among the texts that were added the ones that are similar to another. `texts`: all that will come, of which the
+    """Finds among the texts that were added those that are similar to another. `texts`: all that will come, of which the
     rare pieces are told."""
 
     def __init__(self, texts: Iterable[str], threshold: float, ngram: int):
         self.threshold, self.ngram = threshold, ngram
-        self._often: Counter[str] = Counter()
+        often: Counter[str] = Counter()
         for text in texts:
-            self._often.update(pieces(text, ngram))
-        self._sets: list[Pieces] = []
-        self._numbers: list[int] = []
-        self._with: defaultdict[str, list[int]] = defaultdict(list)
+            often.update(pieces(text, ngram))
+        self._rank = {piece: rank for rank, piece in enumerate(sorted(often, key=lambda piece: (often[piece], piece)))}
+        self._sets: list[frozenset[int]] = []
+        self._with: defaultdict[int, list[tuple[int, int, int]]] = defaultdict(
+            list
+        )  # (text, its size, pieces from here on)
 
-    def add(self, number: int, found: Pieces) -> None:
-        for piece in self._rarest(found):
-            self._with[piece].append(len(self._sets))
-        self._sets.append(found)
-        self._numbers.append(number)
+    def ranks(self, text: str) -> list[int]:
+        """Numbers of the text's pieces, the rarest first."""
+        return sorted(self._rank[piece] for piece in pieces(text, self.ngram))
 
-    def similar(self, found: Pieces) -> Iterator[int]:
-        """The numbers of what was added and is similar, as they were added."""
-        least, most = self._bounds(len(found))
-        seen: set[int] = set()
-        for piece in self._rarest(found):
-            seen.update(self._with.get(piece, ()))
-        for place in sorted(seen):
-            other = self._sets[place]
-            if least <= len(other) <= most and jaccard(found, other) >= self.threshold:
-                yield self._numbers[place]
+    def add(self, ranks: list[int]) -> None:
+        size = len(ranks)
+        for place, rank in enumerate(self._rarest(ranks)):
+            self._with[rank].append((len(self._sets), size, size - place))
+        self._sets.append(frozenset(ranks))
 
-    def _bounds(self, size: int) -> tuple[int, int]:
-        """Sizes that a similar set may have; one too wide, since products are rounded."""
-        return math.floor(self.threshold * size), math.ceil(size / self.threshold)
+    def similar(self, ranks: list[int]) -> Iterator[int]:
+        """The numbers of those that were added and are similar, counted as they were added."""
+        found, size = frozenset(ranks), len(ranks)
+        share = self.threshold / (1 + self.threshold)
+        likely: set[int] = set()
+        for place, rank in enumerate(self._rarest(ranks)):
+            left = size - place
+            for number, others, others_left in self._with.get(rank, ()):
+                if (left if left < others_left else others_left) >= share * (size + others) - ROUNDING:
+                    likely.add(number)
+        for number in sorted(likely):
+            both = len(found & self._sets[number])
+            if both >= self.threshold * (size + len(self._sets[number]) - both) - ROUNDING:
+                yield number
 
-    def _rarest(self, found: Pieces) -> Sequence[str]:
-        """So many that two similar sets have one in common."""
-        shared = max(1, math.ceil(self.threshold * len(found) - 1e-9))
-        ordered = sorted(found, key=lambda piece: (self._often[piece], piece))
-        return ordered[: len(found) - shared + 1]
+    def _rarest(self, ranks: list[int]) -> list[int]:
+        """So many that two similar sets have one of them in common."""
+        return ranks[: len(ranks) - math.ceil(self.threshold * len(ranks) - ROUNDING) + 1]
