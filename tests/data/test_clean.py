@@ -172,6 +172,7 @@ def test_answers_stay_the_same_characters_when_their_context_is_edited(seed: int
             for before, after in zip(given, made["answers"], strict=True):
                 assert answers.stands(after, made["context"])
                 assert visible(after["text"]) == visible(before["text"])
+                assert step.name != "trim" or after["text"] == after["text"].strip()
                 if made["context"] != context:  # as many visible characters stand before it
                     ahead = visible(context[: before["answer_start"]])
                     assert visible(made["context"][: after["answer_start"]]) == ahead
