@@ -7,6 +7,7 @@ from itertools import islice
 from typing import Any
 
 from launcher.data import sources
+from launcher.data.clean.pipeline import Cleaning
 from launcher.data.context import Context, Tools
 from launcher.data.order import sequential
 from launcher.engine import Engine
@@ -80,8 +81,11 @@ def _examples(recipe: Recipe, task: Any, context: Context) -> Iterator[tuple[str
     spoiled = left_out.append if recipe.data.on_error == "skip" else None
     on_truncate = recipe.data.on_truncate or task.TRAITS.on_truncate
     tools = Tools(context.processor, recipe.data, on_truncate, {}, context.labels)
-    for source in recipe.data.eval or recipe.data.train:
-        for where, example in sources.examples(source, task.TRAITS.formats, spoiled):
+    which, formats = "eval" if recipe.data.eval else "train", task.TRAITS.formats
+    cleaning = Cleaning(recipe.data, which, formats) if recipe.data.clean else None
+    for number, source in enumerate(getattr(recipe.data, which)):
+        given = cleaning.report(number).kept if cleaning else sources.examples(source, formats, spoiled)
+        for where, example in given:
             try:
                 kept = any(task.rows.rows(where, example, tools))
             except DataError as error:

@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
@@ -12,6 +12,8 @@ from typing import Any
 
 from launcher import log, model, processor
 from launcher.data import sources
+from launcher.data.clean import report
+from launcher.data.clean.pipeline import Cleaning
 from launcher.data.context import Context, Tools
 from launcher.data.digest import file_digest
 from launcher.data.labels import Labels, Unknown, UnknownLabels
@@ -38,8 +40,10 @@ class Reader:
         listed = getattr(self.recipe.data, which)
         if not listed:
             return None
-        joined = Joined(self._sources(listed, self.given if labels is None else labels))
+        joined = Joined(self._sources(which, self.given if labels is None else labels))
         log.say(f"data.{which}: " + ", ".join(f"{number:,} {name}" for name, number in joined.counts.items()))
+        for line in report.first_ones([row for source in joined.sources for row in report.read(source.folder)]):
+            log.say(f"data.{which}: {line}")
         return joined
 
     def context(self, train: Joined) -> Context:
@@ -95,29 +99,36 @@ class Reader:
         log.say("note: the labels stand in the order in which the model knows them")
         return replace(labels, names=own)
 
-    def _sources(self, listed: Sequence[Source], labels: Labels | None) -> list[Prepared]:
+    def _sources(self, which: str, labels: Labels | None) -> list[Prepared]:
         """All of them. Raises UnknownLabels with those of all."""
         unknown, made = Unknown(labels), []
-        for source in listed:
+        cleaning = Cleaning(self.recipe.data, which, self.task.TRAITS.formats) if self.recipe.data.clean else None
+        for number, source in enumerate(getattr(self.recipe.data, which)):
             try:
-                made.append(self._source(source, labels))
+                made.append(self._source(source, labels, number, cleaning))
             except UnknownLabels as error:
                 unknown.add(error.found)
         unknown.insist_on_none()
         return made
 
-    def _source(self, source: Source, labels: Labels | None) -> Prepared:
+    def _source(self, source: Source, labels: Labels | None, number: int, cleaning: Cleaning | None) -> Prepared:
         data, task = self.recipe.data, self.task
         ingredients = {
             "source": sources.fingerprint(source, task.TRAITS.formats),
             "places": _places(source) if task.TRAITS.processor != "tokenizer" else [],
             "processor": processor.ingredients(self.processor),
             "options": [self.recipe.task, self.on_truncate, data.on_error, *self._data_options()],
+            "clean": cleaning and cleaning.ingredients(number),
             "labels": labels and [list(labels.names), dict(labels.values)],
             "task": file_digest(Path(str(task.rows.__file__))),
         }
+        of_source = partial(cleaning.report, number) if cleaning is not None else None
         return prepare(
-            ingredients, lambda counts: self._rows(source, labels, counts), self._cache_dir(), task.rows.COLUMNS
+            ingredients,
+            lambda counts: self._rows(source, labels, counts, of_source),
+            self._cache_dir(),
+            task.rows.COLUMNS,
+            beside=None if of_source is None else lambda folder: of_source().write(folder),
         )
 
     def _data_options(self) -> list[Any]:
@@ -126,10 +137,20 @@ class Reader:
     def _cache_dir(self) -> Path:
         return Path(self.recipe.data.cache_dir) if self.recipe.data.cache_dir else default_cache_dir()
 
-    def _rows(self, source: Source, labels: Labels | None, counts: dict[str, int]) -> Iterator[dict[str, Any]]:
+    def _rows(
+        self,
+        source: Source,
+        labels: Labels | None,
+        counts: dict[str, int],
+        of_source: Callable[[], report.Report] | None = None,
+    ) -> Iterator[dict[str, Any]]:
         tools = Tools(self.processor, self.recipe.data, self.on_truncate, counts, labels)
         spoiled = _Skipped(tools) if self.recipe.data.on_error == "skip" else None
-        examples = sources.examples(source, self.task.TRAITS.formats, spoiled)
+        examples: Iterable[tuple[str, Any]]
+        if of_source is None:
+            examples = sources.examples(source, self.task.TRAITS.formats, spoiled)
+        else:
+            examples = _cleaned(of_source(), counts, spoiled)
         unknown = Unknown(labels)
         threads = 1 if self.task.TRAITS.processor == "tokenizer" else DECODERS
         for made in ahead(lambda pair: list(self.task.rows.rows(*pair, tools)), examples, threads):
@@ -143,6 +164,17 @@ class Reader:
                 else:
                     raise
         unknown.insist_on_none()
+
+
+def _cleaned(
+    cleaned: report.Report, counts: dict[str, int], spoiled: Callable[[DataError], None] | None
+) -> list[tuple[str, Any]]:
+    """What cleaning left of a source; its counts, and the rows that it could not read, are taken over."""
+    counts.update(cleaned.counts)
+    for error in cleaned.spoiled:
+        assert spoiled is not None, "an error is only gathered where it is to be skipped"
+        spoiled(error)
+    return cleaned.kept
 
 
 def ahead(work: Callable[[Any], Any], things: Iterable[Any], threads: int) -> Iterator[Callable[[], Any]]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
+from launcher.data.clean.steps import CleanStep
 from launcher.section import Expect, FrozenDict, freeze
 from launcher.section import Section as Section
 
@@ -133,8 +134,8 @@ class Data(Section):
     """Training data; at least one source."""
     eval: tuple[Source, ...] = ()
     """Evaluation data, never trained on."""
-    clean: tuple[FrozenMapping, ...] = ()
-    """Cleaning steps."""
+    clean: tuple[CleanStep, ...] = ()
+    """Cleaning steps, in the order in which they are done: [{name: trim}, {name: drop_duplicates}, ...]."""
     augment: tuple[FrozenMapping, ...] = ()
     """Augmentation steps."""
     on_error: Literal["error", "skip"] = "error"

@@ -17,6 +17,7 @@ from launcher import (
     saved_state,
     unshard,
 )
+from launcher.data.clean import report as cleaned
 from launcher.errors import RecipeErrors
 from launcher.evaluate import Verdict
 from launcher.faults import StopRequest
@@ -106,6 +107,19 @@ def _write_papers(run: Run) -> None:
     (run.folder / "recipe.yaml").write_text(run.prepared.given.to_yaml(), encoding="utf-8")
     _write_json(run.folder / "plan.json", run.plan.as_json())
     _write_json(run.folder / "environment.json", environment.describe(run.recipe, run.plan, run.prepared))
+    if run.recipe.data.clean:
+        _write_cleaned(run)
+
+
+def _write_cleaned(run: Run) -> None:
+    """A line for every row that data.clean dropped: of which data, by which step, where it stands, and why."""
+    lines = [
+        json.dumps({"data": which, **row}, ensure_ascii=False) + "\n"
+        for which, joined in (("train", run.prepared.train), ("eval", run.prepared.eval))
+        for rows in (joined.sources if joined else ())
+        for row in cleaned.read(rows.folder)
+    ]
+    (run.folder / cleaned.FILE).write_text("".join(lines), encoding="utf-8")
 
 
 def _audit(run: Run) -> None:

@@ -40,6 +40,7 @@ ITEMS_PER_BATCH = 4_000_000  # a row may be long: what waits to be written is Py
 LIBRARIES = ("transformers", "tokenizers", "jinja2", "pyarrow", "pillow")
 Row = dict[str, Any]
 MakeRows = Callable[[dict[str, int]], Iterable[Row]]
+WriteBeside = Callable[[Path], None]
 
 
 @dataclass(frozen=True)
@@ -162,17 +163,18 @@ def prepare(
     make_rows: MakeRows,
     cache_dir: Path,
     columns: Columns,
+    beside: WriteBeside | None = None,
 ) -> Prepared:
     """The prepared rows made by `make_rows(counts)`, unless the cache holds them.
 
     `ingredients` is everything else that decides the result; `make_rows` yields rows with all of `columns`, and counts what
-    happens to them into the dict that it is given.
+    happens to them into the dict that it is given. `beside` may write more files into the folder, once all rows are made.
     """
     folder = cache_dir / _key({**ingredients, "columns": [dict(columns.kinds), columns.length]})
     if not folder.exists():
         with _only_writer(folder):
             if not folder.exists():
-                _write(folder, make_rows, columns)
+                _write(folder, make_rows, columns, beside)
     return Prepared(folder, columns.length)
 
 
@@ -211,7 +213,7 @@ def _key(ingredients: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _write(folder: Path, make_rows: MakeRows, columns: Columns) -> None:
+def _write(folder: Path, make_rows: MakeRows, columns: Columns, beside: WriteBeside | None) -> None:
     """Write beside, then rename. The lock is ours, so what a killed process left there is nobody's."""
     staged = folder.with_name(f".{folder.name}")
     shutil.rmtree(staged, ignore_errors=True)
@@ -222,9 +224,11 @@ def _write(folder: Path, make_rows: MakeRows, columns: Columns) -> None:
         if digest is None:
             raise DataError(
                 f"no row is left to train or evaluate on ({_said(counts)})",
-                fix="see data.on_truncate and data.max_length",
+                fix="see data.on_truncate, data.max_length and data.clean",
             )
         (staged / "facts.json").write_text(json.dumps({"counts": counts, "digest": digest}))
+        if beside is not None:
+            beside(staged)
         os.rename(staged, folder)
     finally:
         shutil.rmtree(staged, ignore_errors=True)

@@ -27,11 +27,13 @@ def examples(
     formats: Sequence[str],
     spoiled: Callable[[DataError], None] | None = None,
     labelled: bool = True,
+    misplaced: bool = False,
 ) -> Iterator[tuple[str, Row]]:
     """Yield (where, example) of one source; `where` is `file:line` as an editor counts lines, `file row N`, or a file.
 
     `formats` are the names that may be read, the likeliest first; `spoiled` takes the error of a row that cannot be used,
     and the next row follows (without it the error is raised). Not `labelled`: answers may be missing, and are left out.
+    `misplaced`: answers need not stand in their context where the row says.
     Raises DataError for a file that cannot be read, and for a source that fits none of `formats`.
     """
     name = _insist_on_fit(source, formats, labelled)
@@ -40,7 +42,7 @@ def examples(
         if name is None and isinstance(row, dict):
             name = _of_first_row(source, formats, row, where, labelled)
         try:
-            example = _example(source, name, row, where, folder, labelled)
+            example = _example(source, name, row, where, folder, labelled, misplaced)
         except DataError as error:
             if spoiled is None:
                 raise
@@ -188,10 +190,13 @@ def _columns(source: Source, name: str) -> Mapping[str, str]:
     return {**FORMATS[name].columns, **source.columns} if layout is None or layout.columns == "names" else {}
 
 
-def _example(source: Source, name: str | None, row: Any, where: str, folder: Path, labelled: bool) -> Row:
+def _example(
+    source: Source, name: str | None, row: Any, where: str, folder: Path, labelled: bool, misplaced: bool
+) -> Row:
     if isinstance(row, DataError):
         raise row
     if not isinstance(row, dict):
         raise DataError(f"a row must be an object with named columns, not {type(row).__name__}", where=where)
     assert name is not None, "a row with columns has a format"
-    return FORMATS[name].example(Cells(row, where, _columns(source, name), source.defaults, folder, labelled))
+    cells = Cells(row, where, _columns(source, name), source.defaults, folder, labelled, misplaced)
+    return FORMATS[name].example(cells)

@@ -51,12 +51,31 @@ def find(tree: Node, path: Path) -> Node:
 # --- types ----------------------------------------------------------------------------------------------------------
 
 
-def annotation_at(model: type[Section], path: Path) -> Any:
-    """The type that the value at `path` must have, constraints included; `Any` inside a free mapping."""
+def annotation_at(model: type[Section], path: Path, tree: Node | None = None) -> Any:
+    """The type that the value at `path` must have, constraints included; `Any` inside a free mapping.
+
+    `tree` tells which kind an item is, where its `name` says it.
+    """
     here: Any = model
-    for step in path:
+    for number, step in enumerate(path):
+        name = _find_name(tree, path[:number]) if tree is not None else None
+        here = named(here).get(name, here) if name is not None else here
         here = _inside(here, step)
     return here
+
+
+def named(annotation: Any) -> dict[str, type[Section]]:
+    """`name` -> section, where a value is one of several sections that their `name` tells apart; else empty."""
+    kinds = [branch for branch in branches(annotation) if isinstance(branch, type) and issubclass(branch, Section)]
+    if len(kinds) < 2:
+        return {}
+    return {get_args(kind.model_fields["name"].annotation)[0]: kind for kind in kinds}
+
+
+def _find_name(tree: Node, path: Path) -> str | None:
+    value = find(tree, path).value
+    node = value.get("name") if isinstance(value, dict) else None
+    return node.value if node is not None and isinstance(node.value, str) else None
 
 
 def _inside(annotation: Any, step: Step) -> Any:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from launcher import parts, support
-from launcher.recipe import local_files
+from launcher.recipe import cleaning, local_files
 from launcher.schedules import OPTIONS
 from launcher.schema import Data, Evaluation, Sections, Tokenizer
 from launcher.section import Section, forget_reads, note_reads
@@ -30,7 +30,6 @@ SPLIT_INTO_WORDS = ("bleu", "rouge1", "rouge2", "rougeL")  # metrics that evalua
 
 # key -> (the values that work, what to do instead)
 UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
-    "data.clean": (((),), "clean the files beforehand"),
     "data.augment": (((),), "augment the files beforehand"),
     "data.streaming": ((False,), "rows are prepared once and read from disk, which needs little memory"),
     "sweep": ((None,), "run the recipe once per value, with key.path=value on the command line"),
@@ -355,6 +354,7 @@ RULES = (
     _evaluation,
     _metrics,
     _task_keys,
+    cleaning.findings,
     _trackers,
     local_files.train_data,
     local_files.eval_data,

@@ -13,7 +13,7 @@ from launcher.recipe.explain import Path, branches
 from launcher.recipe.yaml_source import DEFAULT, Node, Problem
 from launcher.schema import Sections
 from launcher.section import Section, freeze, join, sections_in
-from launcher.suggest import meant
+from launcher.suggest import did_you_mean, meant, nearest
 
 PARTS = {
     "adapter": "adapters",
@@ -105,7 +105,9 @@ def _known_keys(model: type[Section], configs: Configs, key: str = "") -> Iterat
 
 
 def _section_classes(annotation: Any) -> list[type[Section]]:
-    items = [item for branch in branches(annotation) for item in (get_args(branch) or (branch,))]
+    items = [
+        item for branch in branches(annotation) for one in (get_args(branch) or (branch,)) for item in branches(one)
+    ]
     return [item for item in items if isinstance(item, type) and issubclass(item, Section)]
 
 
@@ -120,15 +122,42 @@ def _problem(
     if details["type"] == "missing":
         return Problem(explain.find(tree, path[:-1]).key_place, f"{key}: is missing{_choices(key)}", key), ""
     node = explain.find(tree, path)
+    if details["type"] in ("union_tag_invalid", "union_tag_not_found"):
+        return _unnamed(explain.annotation_at(model, path), key, node), ""
     if details["type"] == "extra_forbidden":
+        if len(choices := explain.named(explain.annotation_at(model, path[:-1]))) > 1:
+            text, target = _no_option(choices, tree, path)
+            return Problem(node.key_place, f"{key} {text}", key), target
         text, target = _unknown_key(tree, path, known)
         return Problem(node.key_place, f"{key} {text}", key), target
     own_words = details["msg"].removeprefix("Value error, ") if details["type"] == "value_error" else ""
     if path[0] in configs:
         annotation = configs[str(path[0])] if len(path) == 1 else explain.annotation_at(configs[str(path[0])], path[1:])
     else:
-        annotation = explain.annotation_at(model, path)
+        annotation = explain.annotation_at(model, path, tree)
     return Problem(node.place, f"{key}: {own_words or explain.wrong_value(annotation, node)}", key), ""
+
+
+def _unnamed(annotation: Any, key: str, node: Node) -> Problem:
+    """An item of a list that does not say which of several kinds it is, or one that there is not."""
+    names = list(explain.named(annotation))
+    given = node.value.get("name")
+    if given is None:
+        return Problem(node.key_place, f"{key}: has no name; write name: one of {', '.join(names)}", key)
+    hint = did_you_mean(str(given.value), names)
+    problem = f"must be one of {', '.join(names)}, not {explain.given(given)}{hint}"
+    return Problem(given.place, f"{key}.name: {problem}", f"{key}.name")
+
+
+def _no_option(choices: dict[str, type[Section]], tree: Node, path: Path) -> tuple[str, str]:
+    """`is not an option of drop_length; did you mean min_chars?` and the dotted key that was meant."""
+    owner, word = str(explain.find(tree, (*path[:-1], "name")).value), str(path[-1])
+    own = [name for name in choices[owner].model_fields if name != "name"]
+    others = [name for name, kind in choices.items() if word in kind.model_fields]
+    if others:
+        return f"is not an option of {owner}; it is one of {', '.join(others)}", ""
+    hint = did_you_mean(word, own) or f"; it has {', '.join(own)}"
+    return f"is not an option of {owner}{hint}", join(*path[:-1], nearest(word, own) or "")
 
 
 def _choices(key: str) -> str:

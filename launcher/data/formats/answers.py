@@ -32,24 +32,31 @@ def _answers(cells: Cells, context: str) -> list[Row]:
         given = [{"text": text, "answer_start": start} for text, start in zip(texts, starts, strict=True)]
     if not isinstance(given, list):
         raise cells.error(f"{cells.said('answers')} must be a list of {{text, answer_start}}, not {kind(given)}")
-    return [_answer(answer, context, f"{cells.where} answers[{i}]") for i, answer in enumerate(given)]
+    found = [_answer(answer, f"{cells.where} answers[{i}]") for i, answer in enumerate(given)]
+    for i, answer in enumerate([] if cells.misplaced else found):
+        _insist_on_place(answer, context, f"{cells.where} answers[{i}]")
+    return found
 
 
-def _answer(answer: Any, context: str, where: str) -> Row:
+def _answer(answer: Any, where: str) -> Row:
     if not isinstance(answer, dict) or type(answer.get("answer_start")) is not int:
         raise DataError("an answer needs a text and an answer_start, a whole number", where=where)
-    text, start = checked_text(answer.get("text"), "the text", where), answer["answer_start"]
+    text = checked_text(answer.get("text"), "the text", where)
     if not text.strip():
         raise DataError("the text is empty", where=where, fix="a question without an answer has answers: []")
+    return {"text": text, "answer_start": answer["answer_start"]}
+
+
+def _insist_on_place(answer: Row, context: str, where: str) -> None:
+    text, start = answer["text"], answer["answer_start"]
     if start < 0 or not context.startswith(text, start):
         there = f"{context[start : start + len(text)]!r} does" if 0 <= start < len(context) else "nothing is"
         problem = f"{text!r} does not stand at answer_start {start} of the context, {there}"
         raise DataError(problem, where=where, fix=_where_it_stands(text, context))
-    return {"text": text, "answer_start": start}
 
 
 def _where_it_stands(text: str, context: str) -> str:
-    """Never corrected by us: one place may still be the wrong one."""
+    """Never corrected unasked: one place may still be the wrong one. The step fix_answers of data.clean does."""
     places = [found.start() for found in re.finditer(f"(?={re.escape(text)})", context)]
     if len(places) == 1:
         return f"it stands at {places[0]}, and nowhere else"

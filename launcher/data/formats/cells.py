@@ -23,6 +23,7 @@ class Cells:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     folder: Path = Path()
     labelled: bool = True
+    misplaced: bool = False  # answers may stand elsewhere than where the row says, since cleaning mends that
 
     def get(self, name: str) -> Any:
         """The cell, or the default where the row leaves it out, holds null or an empty cell; None where there is none."""
