@@ -22,7 +22,7 @@ from launcher.recipe.validate import PARTS, validated
 from launcher.recipe.yaml_source import DEFAULT, Dumper, Node, Place, Problem
 from launcher.schema import Sections
 from launcher.section import Section, join, leaves_in, note_reads, sections_in
-from launcher.suggest import STAGES
+from launcher.suggest import STAGES, nearest
 
 
 class Recipe(Sections):
@@ -93,6 +93,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     tree = layers.read(path, overrides, problems)
     if tree is None:
         raise _errors(problems, str(path))
+    if misspelt := _misspelt_extends(tree):  # without what it extends, everything else would look wrong
+        raise _errors([*problems, misspelt], str(path))
     missing: list[Problem] = []
     tree = local_files.resolve(_with_name(_without_empty_sections(tree), Path(path).stem), missing)
     recipe = validated(Recipe, tree, problems)
@@ -103,6 +105,13 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise _errors(problems, str(path))
     recipe._places, recipe._tree = dict(_places(tree)), tree
     return recipe
+
+
+def _misspelt_extends(tree: Node) -> Problem | None:
+    for key, node in tree.value.items():
+        if key not in Recipe.model_fields and nearest(key, Recipe.model_fields) == "extends":
+            return Problem(node.key_place, f"{key} is not an option of a recipe; did you mean extends?", key)
+    return None
 
 
 def _errors(problems: list[Problem], path: str) -> RecipeErrors:

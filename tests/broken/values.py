@@ -282,9 +282,9 @@ CASES = [
     ),
     Case(
         "optimizer",
-        GOOD + "optimizer: {name: adamv}\n",
+        GOOD + "optimizer: {name: adamww}\n",
         "5:19",
-        "optimizer.name: the optimizer adamv is not available in this version; did you mean adamw?",
+        "optimizer.name: the optimizer adamww is not available in this version; did you mean adamw?",
     ),
     Case(
         "tracker",
