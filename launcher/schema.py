@@ -274,8 +274,8 @@ class StageData(Section):
 class Stage(Section):
     """One of several trainings that follow each other. Of what it leaves out, the recipe's own sections hold."""
 
-    name: Text
-    """Name of the stage."""
+    name: Text | None = None
+    """Name of the stage; null: its number, from 1."""
     trainable: Selectors | None = None
     """What is trained in this stage, as under `trainable` of the recipe."""
     freeze: Selectors | None = None

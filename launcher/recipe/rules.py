@@ -329,7 +329,7 @@ def _stages(recipe: Sections) -> Iterator[Finding]:
         yield key, f"{given[0]} is given as well; give one of them"
     names = [stage.name for stage in recipe.stages]
     for number, name in enumerate(names):
-        if name in names[:number]:
+        if name is not None and name in names[:number]:
             yield f"stages.{number}.name", f"{name} is the name of two stages"
     if given and given[0] != "stages" and recipe.trainable is not None:
         yield "trainable", f"{given[0]} says what is trained; use freeze for what never is, or stages"

@@ -12,7 +12,12 @@ from launcher.suggest import STAGES
 def trees(tree: Node) -> list[tuple[str, Node]]:
     """(name, recipe) of each item of `stages`, places kept."""
     listed = tree.value.get("stages")
-    return [(node.value["name"].value, changed(tree, node)) for node in listed.value] if listed else []
+    return [(_name(node, number), changed(tree, node)) for number, node in enumerate(listed.value, 1)] if listed else []
+
+
+def _name(stage: Node, number: int) -> str:
+    given = stage.value.get("name")
+    return str(number) if given is None or given.value is None else given.value
 
 
 def shorthand(recipe: Sections, layers: int) -> list[tuple[str, dict[str, Any]]]:
