@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from launcher import log, loop, output, run
+from launcher.checkpoint import Checkpoints
 from launcher.engine import Engine
 from launcher.errors import NonFiniteError
 from launcher.run import Prepared
@@ -19,6 +20,7 @@ from launcher.run import Prepared
 SMOOTHING = 0.98  # how much of the average stays at each step
 EXPLODES = 4.0  # times the lowest smoothed loss
 SURE = 3.0  # standard errors that a fall must exceed
+LEAST_FALL = 1e-3  # of the level, below which rounding may be what falls
 FEWEST = 10  # steps
 
 
@@ -51,11 +53,18 @@ class Found:
     @property
     def verdict(self) -> str:
         if self.steepest is None or self.tenth is None:
-            return "no suggestion: the loss does not fall by more than its noise; try other --from, --to or more --steps"
+            return (
+                "no suggestion: the loss does not fall by more than its noise; try other --from, --to or more --steps"
+            )
+        at_end = "; it still falls at the last rate, so the minimum may lie beyond" if self._falls_at_end else ""
         return (
             f"steepest descent of the smoothed loss:    optimizer.learning_rate={self.steepest:.2e}\n"
-            f"a tenth of the rate of its minimum:       optimizer.learning_rate={self.tenth:.2e}"
+            f"a tenth of the rate of its minimum:       optimizer.learning_rate={self.tenth:.2e}{at_end}"
         )
+
+    @property
+    def _falls_at_end(self) -> bool:
+        return min(self.smoothed) == self.smoothed[-1]
 
     def as_json(self) -> dict[str, object]:
         return asdict(self)
@@ -65,7 +74,7 @@ def find(prepared: Prepared, running: Engine, wanted: Range) -> Found:
     """Train over the range in memory; nothing is saved. Every rank must call, and gets the same."""
     own = replace(prepared, plan=replace(prepared.plan, last_step=wanted.steps, total_steps=wanted.steps))
     with tempfile.TemporaryDirectory() as folder:  # for a run that never saves
-        place = output.Place(Path(folder), run.checkpoint.Checkpoints(Path(folder), 1, running), None)
+        place = output.Place(Path(folder), Checkpoints(Path(folder), 1, running), None)
         ready = run.set_up(own, running, place)
         losses: list[float] = []
         ended = _train(ready, wanted, losses)
@@ -114,9 +123,12 @@ def judged(rates: list[float], losses: list[float], ended: str) -> Found:
     if len(losses) < FEWEST:
         return Found(rates, losses, values, ended, None, None)
     lowest = min(range(begin, len(values)), key=values.__getitem__)
-    if lowest <= begin or values[begin] - values[lowest] <= SURE * _error_of_mean(losses[: lowest + 1], begin):
+    enough = max(SURE * _error_of_mean(losses[: lowest + 1], begin), LEAST_FALL * abs(values[begin]))
+    if values[begin] - values[lowest] <= enough:
         return Found(rates, losses, values, ended, None, None)
-    falls = [values[i] - values[i - 1] for i in range(begin + 1, lowest + 1)]  # rates are evenly spaced in their logarithm
+    falls = [
+        values[i] - values[i - 1] for i in range(begin + 1, lowest + 1)
+    ]  # rates are evenly spaced in their logarithm
     steepest = begin + min(range(len(falls)), key=falls.__getitem__) + 1
     return Found(rates, losses, values, ended, rates[steepest], rates[lowest] / 10)
 

@@ -14,7 +14,19 @@ import tiny
 
 from launcher import spawn
 
-VERBS = ["train", "check", "plan", "evaluate", "generate", "export", "report", "runs", "recipes", "verify-math", "lr-find"]
+VERBS = [
+    "train",
+    "check",
+    "plan",
+    "evaluate",
+    "generate",
+    "export",
+    "report",
+    "runs",
+    "recipes",
+    "verify-math",
+    "lr-find",
+]
 LAUNCHER = [sys.executable, "-m", "launcher"]
 
 

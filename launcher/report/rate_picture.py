@@ -17,10 +17,12 @@ STYLE = (
 
 def svg(raw: Points, smoothed: Points, marks: Sequence[tuple[str, float]]) -> str:
     """`raw`, `smoothed`: (learning rate, loss); `marks`: (name, learning rate) of the suggestions. Not empty."""
-    rates, losses = [rate for rate, _ in smoothed], [loss for _, loss in smoothed]
-    room = (max(losses) - min(losses)) * 0.1 or 1.0
+    rates, losses = [rate for rate, _ in smoothed], sorted(loss for _, loss in raw)
+    usual = losses[: max(1, math.ceil(0.95 * len(losses)))]  # an explosion must not flatten everything else
+    low, high = losses[0], max(usual[-1], *(loss for _, loss in smoothed))
+    room = (high - low) * 0.05 or 1.0
     x = Scale(rates[0], max(rates[-1], rates[0] * 1.01), LEFT, WIDTH - RIGHT, logarithmic=True)
-    y = Scale(min(losses) - room, max(losses) + room, HEIGHT - BOTTOM, TOP)
+    y = Scale(low - room, high + room, HEIGHT - BOTTOM, TOP)
     parts = [
         *(_across(y(value), short(value)) for value in ticks(y.low, y.high, 6)),
         *(_below(x(10.0**power), f"1e{power}") for power in _powers(x.low, x.high)),
@@ -29,7 +31,9 @@ def svg(raw: Points, smoothed: Points, marks: Sequence[tuple[str, float]]) -> st
         f'<text x="{WIDTH / 2}" y="{HEIGHT - 10}" text-anchor="middle">learning rate (pale: loss; line: smoothed loss)</text>',
     ]
     head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}">'
-    return "\n".join([head, f'<style>{STYLE}</style><rect width="100%" height="100%" fill="#fff"/>', *parts, "</svg>\n"])
+    return "\n".join(
+        [head, f'<style>{STYLE}</style><rect width="100%" height="100%" fill="#fff"/>', *parts, "</svg>\n"]
+    )
 
 
 def _powers(low: float, high: float) -> range:
@@ -51,6 +55,6 @@ def _below(at: float, text: str) -> str:
 
 
 def _mark(at: float, text: str, text_y: float) -> str:
-    line = f'<line class="mark" x1="{at}" x2="{at}" y1="{text_y + 4}" y2="{HEIGHT - BOTTOM}"/>'
+    line = f'<line class="mark" x1="{at}" x2="{at}" y1="{TOP - 2}" y2="{HEIGHT - BOTTOM}"/>'
     anchor = "end" if at > WIDTH / 2 else "start"
     return f'{line}<text x="{at}" y="{text_y}" text-anchor="{anchor}">{escape(text)}</text>'
