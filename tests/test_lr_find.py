@@ -65,7 +65,10 @@ def test_a_quadratic_explodes_beyond_the_rate_that_its_curvature_allows() -> Non
         if lr_find.has_exploded(lr_find.smoothed(losses)):
             break
         x -= rate * h * x
-    assert 2 / h < rate < RATES[-1]
+    assert rate > 2 / h
+    assert (
+        losses[-2] < 4 / 0.02 <= 2 * losses[-1]
+    )  # a single loss of 4 / 0.02 lifts the average to 4 times the lowest, which is 1
     found = judged(RATES[: len(losses)], losses, "")
     assert found.steepest is not None and 0.01 / h < found.steepest < 2 / h
 
