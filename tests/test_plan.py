@@ -165,4 +165,4 @@ def test_the_sketch_of_the_learning_rate_has_its_shape_and_its_ends(recipe: Path
     rising, falling = drawn[:30], drawn[30:]
     assert len(drawn) == 60 and list(rising) == sorted(rising) and list(falling) == sorted(falling, reverse=True)
     assert line.endswith("1.64e-04, at most 1.00e-02, 1.67e-04 at the end")
-    assert sketched([0.0, 1.0, 2.0, 8.0], 2).startswith("▁▆")
+    assert drawn[0] == drawn[-1] == "▁" and sketched([0.0, 4.0, 8.0, 0.0], 2).startswith("▃▅ ")
