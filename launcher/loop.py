@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from launcher import log, saved_state, schedules
+from launcher import log, saved_state
 from launcher.errors import Interrupted, Preempted
 from launcher.evaluate import Verdict, evaluate, insist_on_asked
 from launcher.faults import StopRequest
@@ -21,7 +21,7 @@ def train(run: Run, trackers: Trackers, stop: StopRequest) -> None:
     for step, micro_batches in run.steps():
         votes = {"stop": float(stop.asked), "stop by hand": float(stop.by_hand)}
         counts = backward(run, step, micro_batches, votes)
-        learning_rate = _learning_rate(run, step)
+        learning_rate = run.plan.rate(step)
         run.engine.set_learning_rate(learning_rate)
         grad_norm = run.engine.step()
         run.progress.skipped_steps += not math.isfinite(grad_norm)
@@ -130,13 +130,6 @@ def _counts(run: Run, micro_batches: list[tuple[int, Any]]) -> dict[str, float]:
         for name, count in run.objective.counts(batch).items():
             counts[name] += count
     return counts
-
-
-def _learning_rate(run: Run, step: int) -> float:
-    p = run.plan
-    options = schedules.Options(min_lr_ratio=p.min_lr_ratio, **p.schedule_options)
-    length = p.last_step - p.first_step
-    return p.learning_rate * schedules.factor(p.schedule, step - p.first_step, length, p.warmup_steps, options)
 
 
 def _due(run: Run, every: int | None) -> bool:

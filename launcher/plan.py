@@ -4,7 +4,17 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from launcher import activation_memory, batch_size, memory, parts, precision, rhythm, strategy, weight_storage
+from launcher import (
+    activation_memory,
+    batch_size,
+    memory,
+    parts,
+    precision,
+    rhythm,
+    schedules,
+    strategy,
+    weight_storage,
+)
 from launcher.data.context import Context
 from launcher.errors import RecipeError
 from launcher.memory.cards import gib
@@ -108,6 +118,14 @@ class Plan:
         if self.total_bytes_per_rank is None or self.device_memory_bytes is None:
             return None
         return self.total_bytes_per_rank <= self.device_memory_bytes
+
+    def rate(self, step: int) -> float:
+        """The learning rate of a 0-based step of the run, where its number of steps is known."""
+        assert self.last_step is not None and self.first_step is not None
+        options = schedules.Options(min_lr_ratio=self.min_lr_ratio, **(self.schedule_options or {}))
+        length = self.last_step - self.first_step
+        shape = schedules.factor(self.schedule, step - self.first_step, length, self.warmup_steps or 0, options)
+        return self.learning_rate * shape
 
     def as_json(self) -> dict[str, Any]:
         """name -> {value, origin}, for plan.json and `plan --json`."""

@@ -14,7 +14,19 @@ import tiny
 
 from launcher import spawn
 
-VERBS = ["train", "check", "plan", "evaluate", "generate", "export", "report", "runs", "recipes", "verify-math"]
+VERBS = [
+    "train",
+    "check",
+    "plan",
+    "evaluate",
+    "generate",
+    "export",
+    "report",
+    "runs",
+    "recipes",
+    "verify-math",
+    "lr-find",
+]
 LAUNCHER = [sys.executable, "-m", "launcher"]
 
 
@@ -110,7 +122,7 @@ def test_a_word_that_is_neither_verb_nor_recipe(capsys: pytest.CaptureFixture[st
     assert "did you mean the verb train" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("verb", ["train", "verify-math"])
+@pytest.mark.parametrize("verb", ["train", "verify-math", "lr-find"])
 @pytest.mark.parametrize("number", ["0", "-1"])
 def test_fewer_than_one_process_is_refused(recipe: Path, capsys, verb: str, number: str) -> None:
     from launcher.__main__ import main

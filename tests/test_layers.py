@@ -82,6 +82,7 @@ LAYERS = [
     },
     {
         "loop",
+        "lr_find",
         "evaluate",
         "evaluation_pictures",
         "rows",

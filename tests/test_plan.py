@@ -152,3 +152,17 @@ def test_an_optimizer_for_gpus_is_refused_on_a_cpu(bare: Path, name: str) -> Non
         make(bare, f"optimizer.name={name}")
     made = make(bare, f"optimizer.name={name}", world=World(device="cuda", bf16=True), facts=SHAPED)
     assert made.optimizer_bytes_per_rank == 800
+
+
+def test_the_sketch_of_the_learning_rate_has_its_shape_and_its_ends(recipe: Path, capsys) -> None:
+    from launcher.__main__ import main
+    from launcher.verbs.plan import sketched
+
+    words = ["training.max_steps=120", "scheduler={name: linear, warmup_steps: 60}", "optimizer.learning_rate=0.01"]
+    assert main(["plan", str(recipe), *words]) == 0
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if line.startswith("learning rate, ")]
+    drawn = line.removeprefix("learning rate, steps 1-120: ").split()[0]
+    rising, falling = drawn[:30], drawn[30:]
+    assert len(drawn) == 60 and list(rising) == sorted(rising) and list(falling) == sorted(falling, reverse=True)
+    assert line.endswith("1.64e-04, at most 1.00e-02, 1.67e-04 at the end")
+    assert drawn[0] == drawn[-1] == "▁" and sketched([0.0, 4.0, 8.0, 0.0], 2).startswith("▃▅ ")

@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+BLOCKS = "▁▂▃▄▅▆▇█"
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", help="recipe file (YAML)")
@@ -35,6 +37,7 @@ def run(args: argparse.Namespace) -> int:
     made = max(plans, key=lambda plan: (plan.total_bytes_per_rank or 0, plan.first_step or 0))  # what must fit
     print(json.dumps(made.as_json(), indent=1) if args.json else made.as_text())
     if not args.json:
+        _sketch(plans)
         _judge(made, plan_of)
     return OutOfMemoryProblem.exit_code if made.fits is False else 0
 
@@ -105,6 +108,23 @@ def _plans(loaded: Any, world: Any, args: argparse.Namespace) -> tuple[list[Any]
 
     made = stages.planned(loaded, where, facts_of, rows_of, context, note)
     return [stage.plan for stage in made], plan_of
+
+
+def _sketch(plans: list[Any]) -> None:
+    """The learning rate over the steps of each stage, where they are known."""
+    for plan in plans:
+        if plan.last_step is not None and plan.first_step is not None and plan.last_step > plan.first_step:
+            steps = range(plan.first_step, plan.last_step)
+            print(f"learning rate, steps {steps[0] + 1:,}-{steps[-1] + 1:,}: {sketched([*map(plan.rate, steps)])}")
+
+
+def sketched(values: Sequence[float], width: int = 60) -> str:
+    """Values from zero to the highest as a line of at most `width` blocks, each the mean of its stretch; and the ends in digits."""
+    number, top = min(width, len(values)), max(values)
+    edges = [round(i * len(values) / number) for i in range(number + 1)]
+    means = [sum(values[a:b]) / (b - a) for a, b in zip(edges, edges[1:], strict=False)]
+    line = "".join(BLOCKS[min(len(BLOCKS) - 1, int(mean / (top or 1) * len(BLOCKS)))] for mean in means)
+    return f"{line}  {values[0]:.2e}, at most {top:.2e}, {values[-1]:.2e} at the end"
 
 
 def _judge(made: Any, plan_of: Callable[[Sequence[str], int], Any]) -> None:
