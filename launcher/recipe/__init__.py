@@ -99,7 +99,7 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     tree = local_files.resolve(_with_name(_without_empty_sections(tree), Path(path).stem), missing)
     recipe = validated(Recipe, tree, problems)
     problems += missing
-    for _, stage in staged.trees(tree) if not problems else ():
+    for _, stage in staged.trees(tree) if recipe is not None else ():
         validated(Recipe, stage, problems)
     if problems or recipe is None:
         raise _errors(problems, str(path))

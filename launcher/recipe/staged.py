@@ -5,8 +5,10 @@ from dataclasses import replace
 from typing import Any
 
 from launcher.recipe.yaml_source import DEFAULT, Node, merge
-from launcher.schema import Sections, StageTraining
+from launcher.schema import Sections, Stage, StageData, StageTraining
 from launcher.suggest import STAGES
+
+OF_A_STAGE = {"training": StageTraining, "data": StageData}  # its sections that have fewer keys than the recipe's
 
 
 def trees(tree: Node) -> list[tuple[str, Node]]:
@@ -60,11 +62,12 @@ def _named(sections: Mapping[str, Node]) -> str:
 
 
 def _given(stage: Node) -> Iterator[tuple[str, Node]]:
-    """Without its name, and what is null: a resolved recipe spells that out."""
+    """Without its name, what is null (a resolved recipe spells that out), and what no stage has, which is said elsewhere."""
     for key, node in stage.value.items():
-        if isinstance(node.value, dict) and key in ("training", "data"):
-            node = replace(node, value={name: item for name, item in node.value.items() if item.value is not None})
-        if key != "name" and node.value not in (None, {}):
+        if isinstance(node.value, dict) and (section := OF_A_STAGE.get(key)) is not None:
+            known = {name: item for name, item in node.value.items() if name in section.model_fields}
+            node = replace(node, value={name: item for name, item in known.items() if item.value is not None})
+        if key in Stage.model_fields and key != "name" and node.value not in (None, {}):
             yield key, node
 
 
