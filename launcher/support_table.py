@@ -22,6 +22,9 @@ checkpointing and precision is one of
 * **needs hardware**: takes a GPU, so no CPU can prove it. Nothing of it is called trained.
 * **refused**: with the line of the recipe, the reason and what to use instead, before anything is loaded.
 
+The table is about causal_lm. The other tasks have no packing; `tests/test_every_task.py` trains each with every pair of method
+(full, lora, qlora), strategy (none, ddp, zero1, zero2, zero3), recomputation and precision (fp32, bf16), in the same sense.
+
 A CPU proves what is computed, not how fast, and not CUDA's kernels: on GPUs the same code has not been measured.
 """
 

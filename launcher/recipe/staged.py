@@ -6,9 +6,11 @@ from typing import Any
 
 from launcher.recipe.yaml_source import DEFAULT, Node, merge
 from launcher.schema import Sections, Stage, StageData, StageTraining
+from launcher.section import Section
 from launcher.suggest import STAGES
 
-OF_A_STAGE = {"training": StageTraining, "data": StageData}  # its sections that have fewer keys than the recipe's
+# Its sections that have fewer keys than the recipe's.
+OF_A_STAGE: dict[str, type[Section]] = {"training": StageTraining, "data": StageData}
 
 
 def trees(tree: Node) -> list[tuple[str, Node]]:
