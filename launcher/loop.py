@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from launcher import log, saved_state
+from launcher import log, plateau, saved_state
 from launcher.errors import Interrupted, Preempted
 from launcher.evaluate import Verdict, evaluate, insist_on_asked
 from launcher.faults import StopRequest
@@ -21,7 +21,7 @@ def train(run: Run, trackers: Trackers, stop: StopRequest) -> None:
     for step, micro_batches in run.steps():
         votes = {"stop": float(stop.asked), "stop by hand": float(stop.by_hand)}
         counts = backward(run, step, micro_batches, votes)
-        learning_rate = run.plan.rate(step)
+        learning_rate = run.plan.rate(step) * run.progress.plateau_factor
         run.engine.set_learning_rate(learning_rate)
         grad_norm = run.engine.step()
         run.progress.skipped_steps += not math.isfinite(grad_norm)
@@ -61,6 +61,8 @@ def judge(run: Run, trackers: Trackers) -> None:
     """Evaluate, log, and keep count of the best; the best state is saved at once, since only now it can be had."""
     run.verdict = examine(run)
     trackers.log(run.progress.step, stamp(run) | run.verdict.metrics)
+    if plateau.note(run.progress, run.plan, run.verdict.metrics):
+        log.say(f"a plateau at step {run.progress.step}: learning rate x{run.progress.plateau_factor:.3g} from here on")
     metric = run.plan.metric_for_best_model
     if metric is None or run.progress.step == 0:
         return

@@ -10,7 +10,14 @@ from launcher.parts import load
 from launcher.recipe import Recipe
 from launcher.schedules import OPTIONS
 
-DEFAULTS: dict[str, Any] = {"decay_steps": 0.2, "num_cycles": 2, "power": 2.0, "step_size": 1 / 3, "gamma": 0.1}
+DEFAULTS: dict[str, Any] = {
+    "decay_steps": 0.2,
+    "num_cycles": 2,
+    "power": 2.0,
+    "step_size": 1 / 3,
+    "gamma": 0.1,
+    "patience": 2,
+}
 OrderOf = Callable[[int], Order]  # from a global batch size
 
 

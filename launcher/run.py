@@ -20,6 +20,7 @@ from launcher import (
     model,
     param_groups,
     parts,
+    plateau,
     processor,
     quantize,
     saved_state,
@@ -58,6 +59,9 @@ class Progress:
     best_value: float | None = None
     best_step: int | None = None
     evaluations_without_gain: int = 0
+    plateau_best: float | None = None  # of reduce_on_plateau: see `launcher.plateau`
+    plateau_waited: int = 0
+    plateau_factor: float = 1.0
     stopped_early: bool = False
 
 
@@ -268,6 +272,7 @@ def enter(run: Run, stage: Prepared) -> None:
     run.engine.release()
     _build(run, saved)
     run.progress.evaluations_without_gain = 0
+    plateau.begin(run.progress)
 
 
 def _build(run: Run, resume_from: Checkpoint | None) -> None:

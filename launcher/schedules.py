@@ -22,6 +22,7 @@ class Options:
     step_size: int = 1
     gamma: float = 1.0
     timescale: int = 1
+    patience: int = 0
 
 
 def constant(t: float, length: int, options: Options) -> float:
@@ -68,6 +69,11 @@ def one_cycle(t: float, length: int, options: Options) -> float:
     return _half_cosine(t / length, options.min_lr_ratio)
 
 
+def reduce_on_plateau(t: float, length: int, options: Options) -> float:
+    """Constant by itself; evaluations lower it, see `launcher.plateau`."""
+    return 1.0
+
+
 def wsd(t: float, length: int, options: Options) -> float:
     """Warmup, stable, decay (Hu et al., arXiv:2404.06395), here linear over the last `decay_steps` (arXiv:2405.18392)."""
     decay_steps = min(length, options.decay_steps)
@@ -91,15 +97,17 @@ SCHEDULES: dict[str, Callable[[float, int, Options], float]] = {
         step,
         inverse_sqrt,
         one_cycle,
+        reduce_on_plateau,
         wsd,
     )
 }
-# Schedule -> the keys that it alone reads.
+# Schedule -> the keys that it reads and others do not.
 OPTIONS: Mapping[str, tuple[str, ...]] = {
     "cosine_with_restarts": ("num_cycles",),
     "polynomial": ("power",),
     "step": ("step_size", "gamma"),
     "inverse_sqrt": ("timescale",),
+    "reduce_on_plateau": ("gamma", "patience"),
     "wsd": ("decay_steps",),
 }
 

@@ -220,6 +220,7 @@ class Scheduler(Section):
         "step",
         "inverse_sqrt",
         "one_cycle",
+        "reduce_on_plateau",
         "wsd",
     ] = "cosine"
     """Shape after the warmup."""
@@ -236,7 +237,9 @@ class Scheduler(Section):
     step_size: EveryStepsOrShare | None = None
     """Steps between two falls of step; below 1: a share of all steps; null: a third."""
     gamma: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Factor of a fall of step; null: 0.1."""
+    """Factor of a fall of step and reduce_on_plateau; null: 0.1."""
+    patience: Annotated[int, Field(ge=0)] | None = None
+    """Evaluations without a better metric_for_best_model, or eval/loss, that reduce_on_plateau waits for; null: 2."""
     timescale: Positive | None = None
     """Steps after which inverse_sqrt has fallen to 0.71; null: warmup_steps."""
 

@@ -20,7 +20,6 @@ from launcher.schema import LAYERS
 from launcher.suggest import did_you_mean
 
 WORDS = ("head", "embeddings", "layers")
-SHOWN = 6
 
 
 def settle(model: Any, recipe: Recipe) -> None:

@@ -87,6 +87,7 @@ LAYERS = [
         "evaluation_pictures",
         "rows",
         "stages",
+        "plateau",
         "predict",
         "run",
         "restore",

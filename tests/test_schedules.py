@@ -32,6 +32,7 @@ def formula(name: str, t: int, n: int, low: float) -> float:
         "exponential": low ** (t / n),
         "step": max(low, 0.5 ** math.floor(t / 30)),
         "inverse_sqrt": max(low, math.sqrt(WARMUP) / math.sqrt(t + WARMUP)),
+        "reduce_on_plateau": 1.0,
         "wsd": 1.0 if t < n - DECAY else low + (1 - low) * (n - t) / DECAY,
     }
     return formulas[name]

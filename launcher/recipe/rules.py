@@ -207,10 +207,12 @@ def _length(recipe: Sections) -> Iterator[Finding]:
 
 def _scheduler(recipe: Sections) -> Iterator[Finding]:
     scheduler = recipe.scheduler
-    for owner, names in OPTIONS.items():
-        for name in names if owner != scheduler.name else ():
-            if getattr(scheduler, name) is not None:
-                yield f"scheduler.{name}", f"is for name: {owner}, and this is name: {scheduler.name}"
+    for name in sorted({name for names in OPTIONS.values() for name in names} - set(OPTIONS.get(scheduler.name, ()))):
+        if getattr(scheduler, name) is not None:
+            owners = " or ".join(owner for owner, names in OPTIONS.items() if name in names)
+            yield f"scheduler.{name}", f"is for name: {owners}, and this is name: {scheduler.name}"
+    if scheduler.name == "reduce_on_plateau" and (not recipe.data.eval or recipe.evaluation.eval_steps is None):
+        yield "scheduler.name", "reduce_on_plateau follows evaluations; give data.eval and evaluation.eval_steps"
     if scheduler.name == "one_cycle" and not scheduler.warmup_steps:
         yield "scheduler.name", "one_cycle rises first; give scheduler.warmup_steps, for example 0.3"
     if scheduler.name == "inverse_sqrt" and not scheduler.warmup_steps and scheduler.timescale is None:

@@ -24,6 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     from launcher import recipe
+    from launcher.suggest import STAGES
     from launcher.verify_math import Job, prove, table
 
     loaded = recipe.load(args.recipe, args.overrides)
@@ -33,6 +34,8 @@ def run(args: argparse.Namespace) -> int:
 
         return ranks.work(job, args.into)
     _refuse(args)
+    if given := [key for key in STAGES if getattr(loaded, key)]:
+        print(f"note: without {given[0]}, as one training of everything that is not frozen")
     code, findings = prove(job, loaded)
     if findings is None:
         return code
