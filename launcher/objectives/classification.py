@@ -13,7 +13,7 @@ from launcher.data.labels import Labels
 from launcher.errors import RecipeError
 from launcher.losses import IGNORED, Loss
 from launcher.objectives.inputs import in_type_of
-from launcher.objectives.options import Classification
+from launcher.objectives.options import Classification, OneLabel
 from launcher.suggest import did_you_mean
 from launcher.task import LossPlan
 
@@ -22,9 +22,14 @@ MULTI_LABEL, SINGLE_LABEL = "multi_label_classification", "single_label_classifi
 
 
 def plan_loss(model: Any, options: Classification, method: str) -> LossPlan:
+    focal = focal_words(options)
     if model.config.problem_type == MULTI_LABEL:
-        return LossPlan("binary cross-entropy", "a row may have several labels")
-    return LossPlan("cross-entropy", "one label a row")
+        return LossPlan(f"binary cross-entropy{focal}", "a row may have several labels")
+    return LossPlan(f"cross-entropy{focal}", "one label a row")
+
+
+def focal_words(options: Classification | OneLabel) -> str:
+    return f", focal with gamma {options.focal_gamma:g}" if options.focal_gamma else ""
 
 
 def logits_of(model: Any, inputs: dict[str, Tensor]) -> Tensor:
@@ -40,11 +45,20 @@ def build(model: Any, options: Classification, context: Context, look: Look = lo
     if several and (options.label_smoothing or options.class_weights):
         key = "label_smoothing" if options.label_smoothing else "class_weights"
         raise RecipeError(f"loss.{key} is for one label a row, and these rows may have several", fix="take it out")
+    refuse_both(options)
     weights = weights_of(options, context.labels, context.label_counts)
-    return Objective(model, several, options.label_smoothing, weights, look)
+    return Objective(model, several, options.label_smoothing, weights, look, options.focal_gamma)
 
 
-def weights_of(options: Classification, labels: Labels, counts: tuple[int, ...]) -> Tensor | None:
+def refuse_both(options: Classification | OneLabel) -> None:
+    if options.focal_gamma and options.label_smoothing:
+        raise RecipeError(
+            "loss.focal_gamma: a smoothed target has no one probability to weigh it by",
+            fix="set loss.label_smoothing=0.0",
+        )
+
+
+def weights_of(options: Classification | OneLabel, labels: Labels, counts: tuple[int, ...]) -> Tensor | None:
     """(labels,) fp32. Balanced as in scikit-learn: rows / (labels * rows of the label), 1 for one that never occurs."""
     given = options.class_weights
     if given is None:
@@ -60,16 +74,25 @@ def weights_of(options: Classification, labels: Labels, counts: tuple[int, ...])
     return torch.tensor([float(given.get(name, 1.0)) for name in labels.names])
 
 
-def cross_entropy(logits: Tensor, labels: Tensor, weights: Tensor | None, label_smoothing: float) -> Tensor:
+def cross_entropy(
+    logits: Tensor, labels: Tensor, weights: Tensor | None, label_smoothing: float, focal_gamma: float = 0.0
+) -> Tensor:
     """The sum over all labels but those of -100. logits (..., labels), labels (...) int64, weights (labels,)."""
-    return functional.cross_entropy(
-        logits.flatten(0, -2),
-        labels.flatten(),
-        weights,
-        ignore_index=IGNORED,
-        reduction="sum",
-        label_smoothing=label_smoothing,
-    )
+    rows, wanted = logits.flatten(0, -2), labels.flatten()
+    if not focal_gamma:
+        return functional.cross_entropy(
+            rows, wanted, weights, ignore_index=IGNORED, reduction="sum", label_smoothing=label_smoothing
+        )
+    each = functional.nll_loss(rows.log_softmax(-1), wanted, ignore_index=IGNORED, reduction="none")
+    if weights is not None:
+        return (weights[wanted.clamp(min=0)] * focal(each, focal_gamma)).sum()
+    return focal(each, focal_gamma).sum()
+
+
+def focal(cross_entropies: Tensor, gamma: float) -> Tensor:
+    """(1 - p) ** gamma times each -log p (Lin et al., arXiv:1708.02002, equation 4). Any shape; 0 stays 0."""
+    missing: Tensor = -torch.expm1(-cross_entropies)  # 1 - p, exact where p is nearly 1
+    return missing.clamp(min=torch.finfo(missing.dtype).tiny) ** gamma * cross_entropies
 
 
 def weight_of(labels: Tensor, weights: Tensor | None) -> float:
@@ -90,9 +113,11 @@ class Objective(nn.Module):
         label_smoothing: float = 0.0,
         weights: Tensor | None = None,
         look: Look = logits_of,
+        focal_gamma: float = 0.0,
     ):
         super().__init__()
-        self.model, self.several, self.label_smoothing, self.look = model, several, label_smoothing, look
+        self.model, self.several, self.look = model, several, look
+        self.label_smoothing, self.focal_gamma = label_smoothing, focal_gamma
         self.register_buffer("weights", weights, persistent=False)
 
     def counts(self, batch: dict[str, Tensor]) -> dict[str, float]:
@@ -104,9 +129,9 @@ class Objective(nn.Module):
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if self.several:
             each = functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
-            total = torch.where(labels != IGNORED, each, 0).sum()
+            total = torch.where(labels != IGNORED, focal(each, self.focal_gamma) if self.focal_gamma else each, 0).sum()
         else:
-            total = cross_entropy(logits, labels, self.weights, self.label_smoothing)
+            total = cross_entropy(logits, labels, self.weights, self.label_smoothing, self.focal_gamma)
         count = (counts or self.counts({"labels": labels}))["labels"]
         return Loss({"labels": (total, count, 1.0)}, {}, None if self.training else {"logits": logits})
 

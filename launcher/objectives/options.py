@@ -27,9 +27,15 @@ USUAL_LABEL_METRICS = ("loss", "accuracy", "subset_accuracy", "f1_macro", "f1_mi
 
 Weights = Annotated[dict[str, Annotated[float, Field(gt=0)]], AfterValidator(freeze)]
 
+FocalGamma = Annotated[float, Field(ge=0)]
+
 
 class OneLabel(Section):
     """Cross-entropy for one label of each word."""
+
+    focal_gamma: FocalGamma = 0.0
+    """Exponent of the focal loss (Lin et al., arXiv:1708.02002): (1 - p) ** focal_gamma times the cross-entropy of a label of
+    probability p, so that what is learned already counts less; 0 is plain cross-entropy."""
 
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the target that is spread evenly over all labels (Szegedy et al., arXiv:1512.00567)."""
@@ -39,6 +45,10 @@ class OneLabel(Section):
 
 class Classification(Section):
     """Cross-entropy for one label a row, binary cross-entropy where a row may have several."""
+
+    focal_gamma: FocalGamma = 0.0
+    """Exponent of the focal loss (Lin et al., arXiv:1708.02002): (1 - p) ** focal_gamma times the cross-entropy of a label of
+    probability p, so that what is learned already counts less; 0 is plain cross-entropy."""
 
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Share of the target that is spread evenly over all labels (Szegedy et al., arXiv:1512.00567); one label a row only."""

@@ -75,6 +75,46 @@ def test_several_labels_a_row_is_transformers_own_mean() -> None:
     assert in_parts(objective, whole, "labels") == pytest.approx(float(model(**whole).loss), rel=1e-9)
 
 
+@pytest.mark.parametrize("gamma", [0.5, 2.0])
+@pytest.mark.parametrize("weights", [None, {"bad": 3.0}])
+def test_the_focal_loss_of_one_label_is_the_papers_formula(gamma: float, weights: Any) -> None:
+    labels = torch.tensor([0, 2, 2, 1, 2, 0])
+    model, whole = bert(num_labels=3), batch(6, labels)
+    context = Context(None, Data(), labels=Labels.listed(NAMES), label_counts=(2, 1, 3), head={"problem_type": SINGLE})
+    options = Classification(focal_gamma=gamma, class_weights=weights)
+    objective = classification.build(model, options, context).double().eval()
+    inputs = {name: tensor for name, tensor in whole.items() if name != "labels"}
+    p = model(**inputs).logits.softmax(-1)[range(6), labels]
+    alpha = torch.tensor([3.0 if weights and label == 0 else 1.0 for label in labels.tolist()]).double()
+    wanted = float((alpha * (1 - p) ** gamma * -p.log()).sum() / alpha.sum())
+    assert in_parts(objective, whole, "labels") == pytest.approx(wanted, rel=1e-6)
+
+
+def test_the_focal_loss_of_several_labels_is_the_papers_formula_and_its_gradient() -> None:
+    labels = torch.tensor([[1, 0, 1], [0, 0, 0], [1, 1, 1], [0, 1, 0], [0, 0, 1], [1, 0, 0]]).double()
+    model, whole = bert(num_labels=3, problem_type=SEVERAL), batch(6, labels)
+    context = Context(None, Data(), labels=Labels.listed(NAMES), head={"problem_type": SEVERAL})
+    objective = classification.build(model, Classification(focal_gamma=2.0), context).eval()
+    inputs = {name: tensor for name, tensor in whole.items() if name != "labels"}
+    p = model(**inputs).logits.sigmoid()
+    p_of_label = torch.where(labels == 1, p, 1 - p)
+    wanted = ((1 - p_of_label) ** 2 * -p_of_label.log()).mean()
+    assert in_parts(objective, whole, "labels") == pytest.approx(float(wanted), rel=1e-9)
+    (theirs,) = torch.autograd.grad(wanted, model.classifier.weight)
+    total, count, _ = objective(**whole).terms["labels"]
+    (ours,) = torch.autograd.grad(total / count, model.classifier.weight)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_what_is_learned_for_certain_has_a_focal_loss_of_zero_and_a_finite_gradient() -> None:
+    logits = torch.tensor([[200.0, 0.0], [0.0, 200.0]], requires_grad=True)
+    classification.cross_entropy(logits, torch.tensor([0, 0]), None, 0.0, focal_gamma=0.5).backward()
+    assert logits.grad is not None and logits.grad.isfinite().all()
+    with pytest.raises(RecipeError, match="focal_gamma: a smoothed target"):
+        context = Context(None, Data(), labels=Labels.listed(NAMES), head={"problem_type": SINGLE})
+        classification.build(bert(num_labels=3), Classification(focal_gamma=1.0, label_smoothing=0.1), context)
+
+
 @pytest.mark.parametrize("name", ["mse", "mae", "huber"])
 def test_a_number_a_row_is_torch_s_mean(name: str) -> None:
     labels = torch.tensor([0.5, -3.0, 2.0, 0.1, 9.0, 1.0]).double()

@@ -14,13 +14,14 @@ from launcher.task import LossPlan
 
 
 def plan_loss(model: Any, options: OneLabel, method: str) -> LossPlan:
-    return LossPlan("cross-entropy", "one tag a word, on its first piece")
+    return LossPlan(f"cross-entropy{classification.focal_words(options)}", "one tag a word, on its first piece")
 
 
 def build(model: Any, options: OneLabel, context: Context) -> "Objective":
     assert context.labels is not None
+    classification.refuse_both(options)
     weights = classification.weights_of(options, context.labels, context.label_counts)
-    return Objective(model, options.label_smoothing, weights)
+    return Objective(model, options.label_smoothing, weights, options.focal_gamma)
 
 
 class Objective(nn.Module):
@@ -28,9 +29,11 @@ class Objective(nn.Module):
 
     weights: Tensor | None
 
-    def __init__(self, model: Any, label_smoothing: float = 0.0, weights: Tensor | None = None):
+    def __init__(
+        self, model: Any, label_smoothing: float = 0.0, weights: Tensor | None = None, focal_gamma: float = 0.0
+    ):
         super().__init__()
-        self.model, self.label_smoothing = model, label_smoothing
+        self.model, self.label_smoothing, self.focal_gamma = model, label_smoothing, focal_gamma
         self.register_buffer("weights", weights, persistent=False)
 
     def counts(self, batch: dict[str, Tensor]) -> dict[str, float]:
@@ -42,7 +45,7 @@ class Objective(nn.Module):
     ) -> Loss:
         logits = self.model(**inputs).logits
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        total = classification.cross_entropy(logits, labels, self.weights, self.label_smoothing)
+        total = classification.cross_entropy(logits, labels, self.weights, self.label_smoothing, self.focal_gamma)
         count = (counts or self.counts({"labels": labels}))["words"]
         return Loss({"words": (total, count, 1.0)}, {}, None if self.training else {"logits": logits})
 
