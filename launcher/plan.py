@@ -265,8 +265,9 @@ def _unused(notes: Notes, facts: ModelFacts | None) -> None:
 
 def _sameness(notes: Notes, facts: ModelFacts | None) -> None:
     why = None
-    if facts is not None and (facts.has_dropout or facts.has_batch_norm):
-        why = f"the model has {_by_micro_batch(facts)}"
+    noisy = notes.recipe.regularization.neftune_noise_alpha > 0
+    if facts is not None and (facts.has_dropout or facts.has_batch_norm or noisy):
+        why = f"the model has {_by_micro_batch(facts, noisy)}"
     elif (
         facts is not None
         and facts.quantized is not None
@@ -283,9 +284,9 @@ def _sameness(notes: Notes, facts: ModelFacts | None) -> None:
     notes.put("same_result", text, "computed: from the model's dropout and layers, and the precision")
 
 
-def _by_micro_batch(facts: ModelFacts) -> str:
+def _by_micro_batch(facts: ModelFacts, noisy: bool) -> str:
     """What makes a result depend on which rows share a micro-batch."""
-    found = ["dropout"] * facts.has_dropout + ["batch statistics"] * facts.has_batch_norm
+    found = ["dropout"] * facts.has_dropout + ["batch statistics"] * facts.has_batch_norm + ["noise"] * noisy
     return " and ".join(found)
 
 

@@ -18,6 +18,7 @@ from launcher import (
     continuity,
     log,
     model,
+    noise,
     param_groups,
     parts,
     plateau,
@@ -251,6 +252,7 @@ def build_objective(prepared: Prepared) -> Any:
     base = model.load(recipe, prepared.task, *how)
     adapted = parts.load("adapters", recipe.method).apply(base, recipe.adapter)
     selection.settle(adapted, recipe)
+    noise.on_embeddings(adapted, recipe.regularization.neftune_noise_alpha)
     activations.checkpoint_layers(adapted, made.gradient_checkpointing_interval, made.activation_offloading)
     return prepared.task.objective.build(adapted, recipe.loss, prepared.context)
 

@@ -254,6 +254,8 @@ class Regularization(Section):
     """Factor of the sum of magnitudes of all trained weights, norms and biases aside, that each step adds to the loss."""
     dropout: Probability | Annotated[dict[str, Probability], AfterValidator(freeze)] | None = None
     """Of all dropout in the model, or {pattern of the configuration's fields: probability}; null keeps the model's own."""
+    neftune_noise_alpha: Annotated[float, Field(ge=0)] = 0.0
+    """Noise on the embeddings of tokens while training (arXiv:2310.05914, which takes 5); 0 is none."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Decay of the moving average of the weights."""
 

@@ -76,6 +76,7 @@ LAYERS = [
         "peers",
         "consistency",
         "selection",
+        "noise",
         "param_groups",
         "inventory",
         "remedies",

@@ -6,11 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 import tiny
+import torch
 import transformers
 from safetensors.torch import load_file
 
-from launcher import chance
-from launcher.errors import RecipeError
+from launcher import chance, noise
+from launcher import recipe as recipes
+from launcher.errors import RecipeError, RecipeErrors
 
 ONE_STEP = [
     "training.max_steps=1",
@@ -106,3 +108,41 @@ def test_patterns_name_fields_of_the_configuration() -> None:
         overrides("bert", {"hiden_dropout_prob": 0.1})
     with pytest.raises(RecipeError, match="it has no dropout"):
         overrides("resnet", 0.1)
+
+
+def test_noise_is_as_large_as_the_paper_says_and_only_while_training() -> None:
+    model = transformers.AutoModel.from_config(
+        transformers.AutoConfig.for_model("bert", hidden_size=12, num_hidden_layers=1)
+    )
+    ids, embeddings = torch.arange(1, 19).view(2, 9), model.get_input_embeddings()
+    plain = embeddings(ids)
+    noise.on_embeddings(model, 5.0)
+    torch.manual_seed(3)
+    noisy = embeddings.train()(ids) - plain
+    torch.manual_seed(3)
+    largest = 5.0 / (9 * 12) ** 0.5
+    torch.testing.assert_close(noisy, torch.empty_like(noisy).uniform_(-largest, largest), rtol=0, atol=1e-6)
+    assert noisy.abs().max() > 0.8 * largest
+    assert torch.equal(embeddings.eval()(ids), plain)
+
+
+def test_a_run_trains_with_noise_says_so_and_evaluates_without(recipe: Path, tmp_path: Path) -> None:
+    before, after = {}, {}
+    for alpha in (0.0, 5.0):
+        folder = tmp_path / str(alpha)
+        words = ["training.max_steps=3", "evaluation.metrics=[loss]", f"output_dir={folder}"]
+        assert tiny.train(recipe, *words, f"regularization.neftune_noise_alpha={alpha}") == 0
+        said = json.loads((folder / "plan.json").read_text())["values"]["same_result"]["value"]
+        assert ("has noise" in said) is (alpha > 0)
+        before[alpha], after[alpha] = tiny.losses(folder, "eval/loss")[0], tiny.losses(folder)[1]
+    assert before[0.0] == before[5.0]
+    assert after[0.0] != after[5.0]
+
+
+def test_noise_is_refused_where_there_are_no_tokens(recipe: Path, tmp_path: Path) -> None:
+    import tiny_tasks
+
+    with pytest.raises(
+        RecipeErrors, match="neftune_noise_alpha: is for embeddings of tokens, and image_classification"
+    ):
+        recipes.load(tiny_tasks.make("image_classification", tmp_path), ["regularization.neftune_noise_alpha=5.0"])

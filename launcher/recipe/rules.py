@@ -306,6 +306,16 @@ def _generation(recipe: Sections, metrics: Sequence[str], traits: Traits) -> Ite
             yield f"evaluation.{key}", f"{what}; {fix}"
 
 
+def _noise(recipe: Sections) -> Iterator[Finding]:
+    if not recipe.regularization.neftune_noise_alpha or recipe.task not in parts.names("tasks"):
+        return
+    if parts.load("tasks", recipe.task).TRAITS.processor != "tokenizer":
+        yield (
+            "regularization.neftune_noise_alpha",
+            f"is for embeddings of tokens, and {recipe.task} has none; take it out",
+        )
+
+
 def _task_keys(recipe: Sections) -> Iterator[Finding]:
     """Keys that belong to other tasks."""
     if recipe.task not in parts.names("tasks"):
@@ -356,6 +366,7 @@ RULES = (
     _evaluation,
     _metrics,
     _task_keys,
+    _noise,
     cleaning.findings,
     _trackers,
     local_files.train_data,
