@@ -115,7 +115,9 @@ def _sketch(plans: list[Any]) -> None:
     for plan in plans:
         if plan.last_step is not None and plan.first_step is not None and plan.last_step > plan.first_step:
             steps = range(plan.first_step, plan.last_step)
-            print(f"learning rate, steps {steps[0] + 1:,}-{steps[-1] + 1:,}: {sketched([*map(plan.rate, steps)])}")
+            line = sketched([*map(plan.rate, steps)])
+            lower = ", lower wherever evaluations stop getting better" if plan.schedule == "reduce_on_plateau" else ""
+            print(f"learning rate, steps {steps[0] + 1:,}-{steps[-1] + 1:,}: {line}{lower}")
 
 
 def sketched(values: Sequence[float], width: int = 60) -> str:
