@@ -121,7 +121,7 @@ def test_going_back_to_a_checkpoint_trains_the_rest_again(recipe: Path, uninterr
 
 def test_a_run_is_never_overwritten(recipe: Path, uninterrupted: Path, tmp_path: Path, monkeypatch) -> None:
     """It is refused at once, without a look at the data."""
-    monkeypatch.setattr(run_module, "prepare_all", pytest.fail)
+    monkeypatch.setattr(run_module, "prepare_stages", pytest.fail)
     before = {path: path.read_bytes() for path in uninterrupted.rglob("*") if path.is_file()}
     assert tiny.train(recipe, *OPTIONS, f"output_dir={uninterrupted}") == 89
     assert {path: path.read_bytes() for path in uninterrupted.rglob("*") if path.is_file()} == before

@@ -146,14 +146,14 @@ def test_a_picture_that_changes_after_the_preparation_stops_the_run(tmp_path: Pa
     """The rows come from the cache and are read again for each batch."""
     from launcher import run
 
-    recipe, prepare = tiny_tasks.make("image_classification", tmp_path), run.prepare_all
+    recipe, prepare = tiny_tasks.make("image_classification", tmp_path), run.prepare_stages
 
     def then_spoil(*given: Any) -> Any:
         made = prepare(*given)
         spoil(tmp_path, "red/02.png", tiny_pictures.png(np.zeros((9, 9), np.uint8)))
         return made
 
-    monkeypatch.setattr(run, "prepare_all", then_spoil)
+    monkeypatch.setattr(run, "prepare_stages", then_spoil)
     assert tiny.train(recipe, f"output_dir={tmp_path / 'run'}") == 89
     assert "red/02.png: the picture has changed since the data was prepared" in capsys.readouterr().err
 
