@@ -8,6 +8,7 @@ import threading
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -302,3 +303,14 @@ def test_a_closed_engine_leaves_no_process_group_behind(recipe: Path, tmp_path: 
     """ZeRO gives a single process a process group; what this process starts later must not look for it."""
     assert tiny.train(recipe, "distributed.strategy=zero1", f"output_dir={tmp_path / 'run'}") == 0
     assert not {"RANK", "WORLD_SIZE", "MASTER_PORT", "ACCELERATE_USE_DEEPSPEED"} & os.environ.keys()
+
+
+def test_a_rank_that_holds_a_single_element_tells_its_state_from_a_number() -> None:
+    """The bias of a head with two outputs, on two ranks: the moment is as long as the part, the step has no dimension."""
+    from launcher.engine.zero import Zero
+
+    part = torch.zeros(1)
+    state = {part: {"step": torch.tensor(3.0), "exp_avg": torch.ones(1)}}
+    strategy = SimpleNamespace(optimizer=SimpleNamespace(state=state), _flat_parts=lambda: [part])
+    long, short = Zero._kinds_of_state(strategy)
+    assert (long, list(short)) == (["exp_avg"], ["step"])

@@ -275,3 +275,21 @@ def test_peft_as_a_user_has_it_resizes_by_the_tokenizer(tmp_path: Path) -> None:
     tokenizer.save_pretrained(tmp_path / "adapter")
     theirs = peft.AutoPeftModelForCausalLM.from_pretrained(tmp_path / "adapter")
     torch.testing.assert_close(theirs.eval()(input_ids=ids).logits, expected, rtol=0, atol=1e-5)
+
+
+def test_a_copy_in_fp32_takes_and_gives_the_types_of_its_base_inside_lists_too() -> None:
+    """Heads of segmentation take the states of several layers as a tuple, and some give several things back."""
+
+    class Head(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = torch.nn.Linear(2, 2)
+
+        def forward(self, states: tuple, *, more: dict) -> list:
+            return [self.linear(states[0] + more["states"][0]), states[1]]
+
+    base_head, copy = Head().bfloat16(), Head()
+    token_rows._keep_in_fp32(copy, base_head)
+    state = torch.ones(1, 2, dtype=torch.bfloat16)
+    summed, numbers = copy((state, torch.tensor([7])), more={"states": [state]})
+    assert (summed.dtype, numbers.dtype, copy.linear.weight.dtype) == (torch.bfloat16, torch.int64, torch.float32)
