@@ -47,8 +47,7 @@ def planned(
     data_note: str = "",
 ) -> list[Stage]:
     """All stages in order. Those that are trained on the same data go on in its order where the one before left off."""
-    facts = facts_of(recipe)
-    named = recipe.in_stages(_layers(recipe, facts))
+    named = recipe.in_stages(_layers(recipe, facts_of))
     made: list[Stage] = []
     taken: dict[str, int] = {}  # steps so far on the same data
     step: int | None = 0
@@ -56,8 +55,7 @@ def planned(
         rows, data = rows_of(stage), trained_on(stage)
         begun = taken.get(data, 0)
         orders = None if rows is None else _orders(stage, rows, (step or 0) - begun)
-        known = facts_of(stage) if named else facts
-        own = plan.make(stage, world, known, orders, data_note, context, first_step=step)
+        own = plan.make(stage, world, facts_of(stage), orders, data_note, context, first_step=step)
         made.append(Stage(name, stage, own, orders and orders(own.global_batch_size)))
         step = own.last_step
         taken[data] = begun + (0 if step is None else step - (own.first_step or 0))
@@ -91,10 +89,11 @@ def _orders(stage: Recipe, rows: Joined, first_step: int) -> Callable[[int], ord
     return lambda size: order_of(stage, rows, size, first_step)
 
 
-def _layers(recipe: Recipe, facts: ModelFacts | None) -> int:
-    """How many layers a shorthand can count on."""
+def _layers(recipe: Recipe, facts_of: Callable[[Recipe], ModelFacts | None]) -> int:
+    """How many layers a shorthand can count on; the model's shapes are looked at for it where there is one."""
     if recipe.gradual_unfreezing is None:
         return 0
+    facts = facts_of(recipe)
     if facts is None or not facts.layers:
         raise RecipeError(
             "gradual_unfreezing: the layers of this model are not known",
