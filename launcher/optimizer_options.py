@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, Field
 
-from launcher.schema import Selector, Selectors
+from launcher.schema.values import Selector, Selectors
 from launcher.section import FrozenDict, Section, freeze
 
 Factor = Annotated[float, Field(gt=0)]

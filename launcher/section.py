@@ -11,7 +11,7 @@ class FrozenDict(dict[str, Any]):
     """A dict that refuses to be changed, for keys such as `columns` and `model.init`; `plain` makes a usual copy."""
 
     def _refuse(self, *_: Any, **__: Any) -> NoReturn:
-        raise TypeError("a recipe is frozen: change the file, or copy the mapping with schema.plain")
+        raise TypeError("a recipe is frozen: change the file, or copy the mapping with section.plain")
 
     __setitem__ = __delitem__ = __ior__ = clear = pop = popitem = setdefault = update = _refuse
 

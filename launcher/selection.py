@@ -16,7 +16,7 @@ from torch import nn
 from launcher import activations, new_head
 from launcher.errors import RecipeError
 from launcher.recipe import Recipe
-from launcher.schema import LAYERS
+from launcher.schema.values import LAYERS
 from launcher.suggest import did_you_mean
 
 WORDS = ("head", "embeddings", "layers")

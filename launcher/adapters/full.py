@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from launcher.schema import Section
+from launcher.section import Section
 
 
 class Config(Section):

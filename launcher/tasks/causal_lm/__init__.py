@@ -6,7 +6,7 @@ This file is what a recipe needs to be checked, so it does not import torch. Bes
 
 from typing import Literal
 
-from launcher.schema import Section
+from launcher.section import Section
 from launcher.task import Traits
 
 TRAITS = Traits(
