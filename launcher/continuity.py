@@ -45,7 +45,10 @@ def facts(
             **({"labels": list(labels)} if labels else {}),
             **{f"adapter.{name}": value for name, value in options.items() if name not in HOW_IT_LEARNS},
         },
-        "optimizer": {"optimizer.name": recipe.optimizer.name},
+        "optimizer": {
+            "optimizer.name": recipe.optimizer.name,
+            **({"regularization.ema": plan.ema} if plan.ema is not None else {}),
+        },
     }
 
 

@@ -4,6 +4,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from launcher import log, plateau, saved_state
@@ -26,6 +27,7 @@ def train(run: Run, trackers: Trackers, stop: StopRequest) -> None:
         grad_norm = run.engine.step()
         run.progress.skipped_steps += not math.isfinite(grad_norm)
         run.progress.step = step + 1
+        run.engine.average(run.progress.step - (run.plan.first_step or 0))
         run.progress.seen += (seen := run.seen_in(step))
         run.meter.add_seen(seen)
         if _due(run, run.plan.logging_steps) or run.progress.step == 1:
@@ -85,8 +87,9 @@ def judge(run: Run, trackers: Trackers) -> None:
 def examine(run: Run) -> Verdict:
     """The metrics that the recipe asks for, and the answers where one of them needs answers."""
     size = run.plan.per_device_eval_batch_size
-    measured = evaluate(run.engine, run.task, run.prepared.eval, run.prepared.context, run.collate_eval, size)
-    answers = run.exam.sit(run.engine) if run.exam.scored else []
+    with run.engine.averaged():
+        measured = evaluate(run.engine, run.task, run.prepared.eval, run.prepared.context, run.collate_eval, size)
+        answers = run.exam.sit(run.engine) if run.exam.scored else []
     scored = run.exam.scores(answers)
     metrics = measured.values | scored.values
     _insist_on_measured(run, metrics, measured.details.get("notes", ()))
@@ -108,8 +111,12 @@ def stamp(run: Run) -> dict[str, float]:
 
 
 def save(run: Run) -> None:
+    def save_model(folder: Path) -> None:
+        with run.engine.averaged():
+            saved_state.save_model(run.model, folder / "model", run.engine)
+
     writers = (
-        lambda folder: saved_state.save_model(run.model, folder / "model", run.engine),
+        save_model,
         lambda folder: saved_state.save_optimizer(folder / "optimizer", run.engine),
     )
     run.checkpoints.save(run.progress.step, state_to_save(run), writers, run.progress.best_step)

@@ -41,6 +41,7 @@ def tell(run: Run, stop: StopRequest, later: Sequence[Prepared] = ()) -> None:
             log.say(f"stage {stage.plan.stage}, from step {stage.plan.first_step}")
             enter(run, stage)
             loop.train(run, trackers, stop)
+        run.engine.settle()
         look_after(run, trackers)
     finally:
         trackers.close()

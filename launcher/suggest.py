@@ -146,7 +146,7 @@ PEER_SPELLINGS = {
     "model_name_or_path": "model.name_or_path",
     "model_path": "model.name_or_path",
     "model_type": "model.name_or_path (the type is in the model's own config)",
-    "neftune_noise_alpha": "regularization (NEFTune itself is not available)",
+    "neftune_noise_alpha": "regularization.neftune_noise_alpha",
     "num_epochs": "training.num_train_epochs",
     "num_nodes": "slurm.nodes",
     "num_steps": "training.max_steps",

@@ -47,6 +47,7 @@ class Combination:
     trains_rows: bool = False
     dora: bool = False
     l1: bool = False
+    ema: bool = False
 
     def optimizer_fact(self, name: str) -> bool:
         """A constant of the optimizer's file; absent is false."""
@@ -70,6 +71,7 @@ class Combination:
             zero_quantized_weights=section.zero_quantized_weights,
             bf16_weights=recipe.method == "full" and recipe.model.dtype == "bf16",
             l1=recipe.regularization.l1 > 0,
+            ema=recipe.regularization.ema is not None,
             dora=getattr(recipe.adapter, "use_dora", False),
             trains_rows=bool(recipe.tokenizer.add_tokens or getattr(recipe.adapter, "trainable_tokens", ())),
         )
@@ -215,6 +217,12 @@ RULES = (
         "zero3 has a weight in parts wherever no layer computes with it, so its magnitudes cannot be added up",
         "use distributed.strategy zero2, or optimizer.weight_decay",
         lambda c: c.l1 and c.strategy == "zero3",
+    ),
+    Rule(
+        "regularization.ema",
+        "the average is kept beside whole weights, and under zero3 no rank has them",
+        "use distributed.strategy zero2, or take it out",
+        lambda c: c.ema and c.strategy == "zero3",
     ),
 )
 

@@ -24,6 +24,7 @@ if not torch.cuda.is_available():
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
+from launcher.engine.average import Average
 from launcher.engine.replicated import OptimizerState, Replicated
 from launcher.engine.zero import Zero
 from launcher.errors import NonFiniteError
@@ -54,6 +55,7 @@ class Engine:
         torch.set_float32_matmul_precision("high" if plan.precision == "tf32" else "highest")
         torch.backends.cudnn.allow_tf32 = plan.precision == "tf32"  # convolutions would take it by default
         self._strategy = Replicated(plan) if plan.deepspeed is None else Zero(plan)
+        self._average: Average | None = None
         self.plan = plan
         self.device: torch.device = self._strategy.accelerator.device
         self.rank = dist.get_rank() if dist.is_initialized() else 0
@@ -88,11 +90,13 @@ class Engine:
         # Before ZeRO puts its own tensors into the groups.
         self._penalized = [p for group in optimizer.param_groups if group.get("penalized") for p in group["params"]]
         self._wrapped = self._strategy.prepare(objective, optimizer)
+        self._average = None if self.plan.ema is None else Average(objective, self.plan.ema)
 
     def release(self) -> None:
         """Let go of what was prepared, so that something else can be."""
         self._strategy.release()
         del self.objective, self.optimizer, self._wrapped
+        self._average = None
 
     def place(self, objective: torch.nn.Module) -> None:
         """For evaluation alone, without sharding: move the objective to the device, in the precision of the plan."""
@@ -140,6 +144,21 @@ class Engine:
             raise NonFiniteError(
                 f"the gradient norm is {norm}", fix="lower optimizer.learning_rate, or look at the data of this step"
             )
+
+    def average(self, number: int) -> None:
+        """Take the weights after the `number`-th step, from 1, into their moving average, where the plan has one."""
+        if self._average is not None:
+            self._average.update(number)
+
+    def averaged(self) -> AbstractContextManager[None]:
+        """The weights as they are evaluated, saved as the model, and exported."""
+        return nullcontext() if self._average is None else self._average.in_place()
+
+    def settle(self) -> None:
+        """The training is over: the weights are what `averaged` made them."""
+        if self._average is not None:
+            self._average.settle()
+            self._average = None
 
     def set_learning_rate(self, learning_rate: float) -> None:
         for group in self.optimizer.param_groups:
@@ -232,6 +251,8 @@ class Engine:
         with torch.no_grad():
             for name, value in read.items():
                 self._strategy.write(state[name], value)
+        if self._average is not None:
+            self._average.begin()
 
     def gradients(self) -> Iterator[tuple[str, Tensor | None]]:
         """(parameter, gradient in fp32 on the CPU) of each trained parameter; the gradient is None but on rank zero.
@@ -247,10 +268,15 @@ class Engine:
 
     def optimizer_states(self) -> Iterator[OptimizerState]:
         """(parameter, state, value) of all states of the optimizer. Every rank must go through all of them."""
-        return self._strategy.optimizer_states()
+        yield from self._strategy.optimizer_states()
+        if self._average is not None:
+            yield from self._average.states()
 
     def load_optimizer_states(self, states: Mapping[str, Mapping[str, Tensor]]) -> None:
         """Parameter -> state -> value, for every parameter that is trained."""
+        if self._average is not None:
+            with torch.no_grad():
+                states = self._average.load(states, self._strategy.write)
         self._strategy.load_optimizer_states(states)
 
     def scaler_state(self) -> dict[str, Any] | None:

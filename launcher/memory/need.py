@@ -1,7 +1,7 @@
 """What a rank needs altogether under a strategy: the exact part, the estimates, and an allowance."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -69,12 +69,20 @@ def of(
     reads_on_device = on_gpu and notes["method"] == "qlora"  # each weight is quantised there as it is read
     readers = 1 if strategy == "zero3" else notes["processes_per_node"]  # under zero3 rank zero reads for all
     return Need(
-        share=_share(setting, choices),
+        share=_with_average(_share(setting, choices), setting, recipe),
         work=work.of(notes, recipe, facts),
         overhead=(CONTEXT_BYTES + many * NCCL_BYTES) * on_gpu,
         loads_on_device=whole if reads_on_device else 0,
         loads_on_host=0 if reads_on_device else whole * readers,
     )
+
+
+def _with_average(share: Share, setting: Setting, recipe: Recipe) -> Share:
+    """Every rank keeps the whole average of what is trained, in fp32."""
+    if recipe.regularization.ema is None:
+        return share
+    average = BYTES["fp32"] * sum(weight.numel for weight in setting.trained)
+    return replace(share, optimizer=share.optimizer + average)
 
 
 def _share(setting: Setting, choices: Choices | None) -> Share:

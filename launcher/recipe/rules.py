@@ -34,7 +34,6 @@ UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "data.streaming": ((False,), "rows are prepared once and read from disk, which needs little memory"),
     "sweep": ((None,), "run the recipe once per value, with key.path=value on the command line"),
     "slurm": ((None,), "start it with srun or sbatch, one `python -m launcher` per process"),
-    "regularization.ema": ((None,), "leave it out"),
 }
 
 

@@ -87,4 +87,5 @@ class Regularization(Section):
     neftune_noise_alpha: Annotated[float, Field(ge=0)] = 0.0
     """Noise on the embeddings of tokens while training (arXiv:2310.05914, which takes 5); 0 is none."""
     ema: Annotated[float, Field(gt=0, lt=1)] | None = None
-    """Decay of the moving average of the weights."""
+    """Decay of a moving average of the trained weights, which is evaluated, saved and exported in their place; usually 0.99 to
+    0.9999. It starts lower: (1 + n) / (10 + n) after n steps, until that is more."""

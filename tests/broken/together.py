@@ -248,10 +248,10 @@ CASES = [
         "sweep: is not supported in this version; run the recipe once per value",
     ),
     Case(
-        "ema",
-        GOOD + "regularization: {ema: 0.999}\n",
+        "an average under zero3",
+        GOOD + "regularization: {ema: 0.999}\ndistributed: {strategy: zero3}\n",
         "5:18",
-        "regularization.ema: 0.999 is not supported in this version",
+        "regularization.ema: 0.999: the average is kept beside whole weights",
     ),
     Case("streaming", GOOD.replace("data: {", "data: {streaming: true, "), "4:8", "data.streaming: is not supported"),
     Case("slurm", GOOD + "slurm: {nodes: 2}\n", "5:1", "slurm: is not supported in this version"),
