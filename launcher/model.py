@@ -171,6 +171,8 @@ def facts(
         loss_reason=loss.reason,
         source=source,
         loss_way=loss.way,
+        loss_passes=loss.passes,
+        loss_mixes_rows=loss.mixes_rows,
         quantized=layout and Quantized(layout.scheme.quant_type, str(layout), layout.remainder),
         num_layers=getattr(text_config, "num_hidden_layers", None),
         hidden_size=getattr(text_config, "hidden_size", None),

@@ -42,7 +42,7 @@ class ModelFacts:
 
     `vocabulary`: of a model whose output is logits of tokens. `head`: modules that an adapter trains in full, being new.
     `unused`: parameters that are trained and that the model's outputs do not depend on; None: not known. `layers`: how many
-    transformers knows in it. `groups`: the optimizer's, in words.
+    transformers knows in it. `groups`: the optimizer's, in words. `loss_passes`, `loss_mixes_rows`: see `task.LossPlan`.
     """
 
     architecture: str
@@ -54,6 +54,8 @@ class ModelFacts:
     loss_reason: str
     source: str
     loss_way: LossWay | None = None
+    loss_passes: int = 1
+    loss_mixes_rows: bool = False
     quantized: Quantized | None = None
     attention: str = "sdpa"
     num_layers: int | None = None

@@ -164,6 +164,7 @@ def make(
     weight_storage.derive(notes, recipe, facts.quantized if facts else None)
     strategy.derive(notes, recipe, world, facts)
     _refuse_combination(notes, recipe, facts)
+    _refuse_to_mix_one(notes, facts)
     _labels(notes, recipe, traits, context, data_note)
     rhythm.derive(notes, recipe, order, data_note, first_step)
     memory.derive(notes, recipe, facts, world.memory_bytes)
@@ -256,6 +257,15 @@ def _refuse_combination(notes: Notes, recipe: Recipe, facts: ModelFacts | None) 
         )
 
 
+def _refuse_to_mix_one(notes: Notes, facts: ModelFacts | None) -> None:
+    if facts is not None and facts.loss_mixes_rows and notes["per_device_train_batch_size"] == 1:
+        raise RecipeError(
+            f"loss: {facts.loss} mixes rows of a micro-batch, and per_device_train_batch_size is 1",
+            where=notes.recipe.origin("loss"),
+            fix="set training.per_device_train_batch_size to 8 or more",
+        )
+
+
 def _unused(notes: Notes, facts: ModelFacts | None) -> None:
     """Trained tensors that get no gradient, for which ddp would wait."""
     if facts is None or facts.unused is None:
@@ -267,9 +277,8 @@ def _unused(notes: Notes, facts: ModelFacts | None) -> None:
 
 def _sameness(notes: Notes, facts: ModelFacts | None) -> None:
     why = None
-    noisy = notes.recipe.regularization.neftune_noise_alpha > 0
-    if facts is not None and (facts.has_dropout or facts.has_batch_norm or noisy):
-        why = f"the model has {_by_micro_batch(facts, noisy)}"
+    if facts is not None and (found := _by_micro_batch(facts, notes.recipe)):
+        why = f"the model has {' and '.join(found)}"
     elif (
         facts is not None
         and facts.quantized is not None
@@ -286,10 +295,15 @@ def _sameness(notes: Notes, facts: ModelFacts | None) -> None:
     notes.put("same_result", text, "computed: from the model's dropout and layers, and the precision")
 
 
-def _by_micro_batch(facts: ModelFacts, noisy: bool) -> str:
+def _by_micro_batch(facts: ModelFacts, recipe: Recipe) -> list[str]:
     """What makes a result depend on which rows share a micro-batch."""
-    found = ["dropout"] * facts.has_dropout + ["batch statistics"] * facts.has_batch_norm + ["noise"] * noisy
-    return " and ".join(found)
+    reasons = {
+        "dropout": facts.has_dropout,
+        "batch statistics": facts.has_batch_norm,
+        "noise": recipe.regularization.neftune_noise_alpha > 0,
+        "mixed rows": facts.loss_mixes_rows,
+    }
+    return [name for name, holds in reasons.items() if holds]
 
 
 def _shown(key: str, value: Any) -> str:

@@ -18,11 +18,14 @@ LossWay = Callable[[int, str, str, str], LossChoice]  # from tokens a micro-batc
 
 
 class LossPlan(NamedTuple):
-    """What `objective.plan_loss` of a task says of its loss: the name, why it is this one, and how a fused one is computed."""
+    """What `objective.plan_loss` of a task says of its loss: the name, why it is this one, how a fused one is computed, how often a
+    row goes through the model, and whether rows of a micro-batch are mixed."""
 
     name: str
     reason: str
     way: LossWay | None = None
+    passes: int = 1
+    mixes_rows: bool = False
 
 
 @dataclass(frozen=True)

@@ -47,7 +47,7 @@ def of(notes: Notes, recipe: Recipe, facts: ModelFacts) -> Work | None:
     """None where the model has no hidden size or number of layers that the launcher could find, or rows are no tokens."""
     if facts.hidden_size is None or facts.num_layers is None or notes["max_length"] is None:
         return None
-    rows, length = notes["per_device_train_batch_size"], notes["max_length"]
+    rows, length = notes["per_device_train_batch_size"] * facts.loss_passes, notes["max_length"]
     attention = notes["attention"]
     is_masked = "flash" not in attention and (notes["packing"] or rows > 1)
     batch = Batch(rows, length, length if is_masked else 0)

@@ -12,8 +12,10 @@ from launcher.data.context import Context
 from launcher.data.labels import Labels
 from launcher.errors import RecipeError
 from launcher.losses import IGNORED, Loss
+from launcher.objectives import twice
 from launcher.objectives.inputs import in_type_of
-from launcher.objectives.options import Classification, OneLabel
+from launcher.objectives.mixing import Mixing, Partners
+from launcher.objectives.options import Classification
 from launcher.suggest import did_you_mean
 from launcher.task import LossPlan
 
@@ -22,14 +24,17 @@ MULTI_LABEL, SINGLE_LABEL = "multi_label_classification", "single_label_classifi
 
 
 def plan_loss(model: Any, options: Classification, method: str) -> LossPlan:
-    focal = focal_words(options)
+    more, passes = in_words(model, options), twice.passes(options.r_drop_alpha)
     if model.config.problem_type == MULTI_LABEL:
-        return LossPlan(f"binary cross-entropy{focal}", "a row may have several labels")
-    return LossPlan(f"cross-entropy{focal}", "one label a row")
+        return LossPlan(f"binary cross-entropy{more}", "a row may have several labels", passes=passes)
+    return LossPlan(f"cross-entropy{more}", "one label a row", passes=passes)
 
 
-def focal_words(options: Classification | OneLabel) -> str:
-    return f", focal with gamma {options.focal_gamma:g}" if options.focal_gamma else ""
+def in_words(model: Any, options: Classification) -> str:
+    """What is more than cross-entropy, where the model can have it."""
+    twice.insist_on_dropout(model, options.r_drop_alpha)
+    focal = f", focal with gamma {options.focal_gamma:g}" if options.focal_gamma else ""
+    return focal + twice.in_words(options.r_drop_alpha)
 
 
 def logits_of(model: Any, inputs: dict[str, Tensor]) -> Tensor:
@@ -38,8 +43,10 @@ def logits_of(model: Any, inputs: dict[str, Tensor]) -> Tensor:
     return logits
 
 
-def build(model: Any, options: Classification, context: Context, look: Look = logits_of) -> "Objective":
-    """`look`: how a batch goes through the model."""
+def build(
+    model: Any, options: Classification, context: Context, look: Look = logits_of, mixing: Mixing | None = None
+) -> "Objective":
+    """`look`: how a batch goes through the model. `mixing`: of its rows, while it trains."""
     assert context.labels is not None
     several = context.head.get("problem_type") == MULTI_LABEL
     if several and (options.label_smoothing or options.class_weights):
@@ -47,10 +54,10 @@ def build(model: Any, options: Classification, context: Context, look: Look = lo
         raise RecipeError(f"loss.{key} is for one label a row, and these rows may have several", fix="take it out")
     refuse_both(options)
     weights = weights_of(options, context.labels, context.label_counts)
-    return Objective(model, several, options.label_smoothing, weights, look, options.focal_gamma)
+    return Objective(model, options, several, weights, look, mixing)
 
 
-def refuse_both(options: Classification | OneLabel) -> None:
+def refuse_both(options: Classification) -> None:
     if options.focal_gamma and options.label_smoothing:
         raise RecipeError(
             "loss.focal_gamma: a smoothed target has no one probability to weigh it by",
@@ -58,7 +65,7 @@ def refuse_both(options: Classification | OneLabel) -> None:
         )
 
 
-def weights_of(options: Classification | OneLabel, labels: Labels, counts: tuple[int, ...]) -> Tensor | None:
+def weights_of(options: Classification, labels: Labels, counts: tuple[int, ...]) -> Tensor | None:
     """(labels,) fp32. Balanced as in scikit-learn: rows / (labels * rows of the label), 1 for one that never occurs."""
     given = options.class_weights
     if given is None:
@@ -109,31 +116,59 @@ class Objective(nn.Module):
     def __init__(
         self,
         model: Any,
+        options: Classification,
         several: bool = False,
-        label_smoothing: float = 0.0,
         weights: Tensor | None = None,
         look: Look = logits_of,
-        focal_gamma: float = 0.0,
+        mixing: Mixing | None = None,
     ):
         super().__init__()
-        self.model, self.several, self.look = model, several, look
-        self.label_smoothing, self.focal_gamma = label_smoothing, focal_gamma
+        self.model, self.several, self.look, self.mixing = model, several, look, mixing
+        self.label_smoothing, self.focal_gamma = options.label_smoothing, options.focal_gamma
+        self.r_drop_alpha = options.r_drop_alpha
         self.register_buffer("weights", weights, persistent=False)
 
     def counts(self, batch: dict[str, Tensor]) -> dict[str, float]:
         """Weight of the labelled rows: their number where labels weigh the same. Of several labels a row, each counts."""
-        return {"labels": weight_of(batch["labels"], self.weights)}
+        counts = {"labels": weight_of(batch["labels"], self.weights)}
+        return counts | ({"r_drop": twice.count(self._known(batch["labels"]))} if self._goes_twice else {})
 
     def forward(self, labels: Tensor, counts: dict[str, float] | None = None, **inputs: Tensor) -> Loss:
-        logits = self.look(self.model, inputs)
+        partners = None
+        if self.training and self.mixing:
+            inputs, partners = self.mixing(inputs)
+        logits = self.look(self.model, twice.doubled(inputs) if self._goes_twice else inputs)
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-        if self.several:
-            each = functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
-            total = torch.where(labels != IGNORED, focal(each, self.focal_gamma) if self.focal_gamma else each, 0).sum()
-        else:
-            total = cross_entropy(logits, labels, self.weights, self.label_smoothing, self.focal_gamma)
         count = (counts or self.counts({"labels": labels}))["labels"]
-        return Loss({"labels": (total, count, 1.0)}, {}, None if self.training else {"logits": logits})
+        if not self._goes_twice:
+            total = self._mixed_sum(logits, labels, partners)
+            return Loss({"labels": (total, count, 1.0)}, {}, None if self.training else {"logits": logits})
+        first, second = logits.chunk(2)
+        total = (self._mixed_sum(first, labels, partners) + self._mixed_sum(second, labels, partners)) / 2
+        apart = twice.term(first, second, self._known(labels), self.r_drop_alpha, self.several)
+        return Loss({"labels": (total, count, 1.0), "r_drop": apart}, {}, None)
+
+    @property
+    def _goes_twice(self) -> bool:
+        return self.training and self.r_drop_alpha > 0
+
+    def _known(self, labels: Tensor) -> Tensor:
+        """(rows,) bool: which have labels."""
+        known = labels != IGNORED
+        return known.any(-1) if self.several else known
+
+    def _mixed_sum(self, logits: Tensor, labels: Tensor, partners: Partners | None) -> Tensor:
+        """Of rows that are partly others, the loss of both labels by their shares."""
+        if partners is None:
+            return self._sum(logits, labels)
+        own, others = self._sum(logits, labels), self._sum(logits, labels[partners.rows])
+        return partners.share * own + (1 - partners.share) * others
+
+    def _sum(self, logits: Tensor, labels: Tensor) -> Tensor:
+        if not self.several:
+            return cross_entropy(logits, labels, self.weights, self.label_smoothing, self.focal_gamma)
+        each = functional.binary_cross_entropy_with_logits(logits, labels.to(logits.dtype), reduction="none")
+        return torch.where(labels != IGNORED, focal(each, self.focal_gamma) if self.focal_gamma else each, 0).sum()
 
     def predictions(self, outputs: dict[str, Tensor], batch: dict[str, Tensor]) -> list[np.ndarray]:
         """Probabilities (labels,) of each row: of one label or, where there may be several, of each by itself."""

@@ -27,33 +27,20 @@ USUAL_LABEL_METRICS = ("loss", "accuracy", "subset_accuracy", "f1_macro", "f1_mi
 
 Weights = Annotated[dict[str, Annotated[float, Field(gt=0)]], AfterValidator(freeze)]
 
-FocalGamma = Annotated[float, Field(ge=0)]
-
-
-class OneLabel(Section):
-    """Cross-entropy for one label of each word."""
-
-    focal_gamma: FocalGamma = 0.0
-    """Exponent of the focal loss (Lin et al., arXiv:1708.02002): (1 - p) ** focal_gamma times the cross-entropy of a label of
-    probability p, so that what is learned already counts less; 0 is plain cross-entropy."""
-
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the target that is spread evenly over all labels (Szegedy et al., arXiv:1512.00567)."""
-    class_weights: Literal["balanced"] | Weights | None = None
-    """Weight of a word by its label: {name: weight}, 1 for those left out; balanced: words / (labels x words of the label)."""
-
 
 class Classification(Section):
-    """Cross-entropy for one label a row, binary cross-entropy where a row may have several."""
+    """Cross-entropy for one label of a row or of a word, binary cross-entropy where a row may have several."""
 
-    focal_gamma: FocalGamma = 0.0
+    focal_gamma: Annotated[float, Field(ge=0)] = 0.0
     """Exponent of the focal loss (Lin et al., arXiv:1708.02002): (1 - p) ** focal_gamma times the cross-entropy of a label of
     probability p, so that what is learned already counts less; 0 is plain cross-entropy."""
-
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the target that is spread evenly over all labels (Szegedy et al., arXiv:1512.00567); one label a row only."""
+    """Share of the target that is spread evenly over all labels (Szegedy et al., arXiv:1512.00567); not with several a row."""
     class_weights: Literal["balanced"] | Weights | None = None
-    """Weight of a row by its label: {name: weight}, 1 for those left out; balanced: rows / (labels x rows of the label)."""
+    """Weight by the label: {name: weight}, 1 for those left out; balanced: rows / (labels x rows of the label), or words."""
+    r_drop_alpha: Annotated[float, Field(ge=0)] = 0.0
+    """R-Drop (Liang et al., arXiv:2106.14448): each row goes through the model twice, and what dropout makes differ costs this
+    much; the paper takes 0.3 to 5. Twice the time; 0 is none."""
 
 
 class Regression(Section):

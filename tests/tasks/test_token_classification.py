@@ -161,7 +161,7 @@ def perfect(data: Rows, context: Context) -> list[np.ndarray]:
     batch = rows.collate([[index] for index in range(len(data))], data.read, context)
     shape = (*batch["labels"].shape, len(TAGS))
     logits = torch.full(shape, -20.0).scatter(-1, batch["labels"].clamp(0)[..., None], 20.0)
-    return objective.Objective(None).predictions({"logits": logits}, batch)
+    return objective.Objective(None, Config()).predictions({"logits": logits}, batch)
 
 
 def test_what_is_split_is_whole_again(tokenizer: Any) -> None:

@@ -1,6 +1,6 @@
 """A tag for each word: names of persons and places, parts of speech."""
 
-from launcher.objectives.options import OneLabel
+from launcher.objectives.options import Classification
 from launcher.task import Traits
 
 METRICS = ("loss", "f1", "precision", "recall", "token_accuracy", "f1_macro")
@@ -21,5 +21,5 @@ TRAITS = Traits(
 )
 
 
-class Config(OneLabel):
+class Config(Classification):
     """The options of the loss."""

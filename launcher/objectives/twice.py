@@ -1,0 +1,53 @@
+"""R-Drop (Liang et al., arXiv:2106.14448): every row twice, under other dropout, and a price on what differs.
+
+The paper's loss of a row, -log p1 - log p2 + alpha / 2 * (KL(p1, p2) + KL(p2, p1)), halved, so that without dropout it is the loss
+that it would be without R-Drop.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from launcher import chance
+from launcher.errors import RecipeError
+
+
+def doubled(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """All rows, and all of them once more: one pass with twice as many, which dropout treats each in its own way."""
+    return {name: torch.cat([tensor, tensor]) for name, tensor in inputs.items()}
+
+
+def term(
+    first: Tensor, second: Tensor, known: Tensor, alpha: float, several: bool = False
+) -> tuple[Tensor, float, float]:
+    """(sum, count, weight) of KL(p1, p2) + KL(p2, p1). Logits (..., labels), `known` (...) bool: what has a label.
+
+    `several`: the labels of a row are independent, and each has a probability by itself.
+    """
+    if several:
+        each = (first.sigmoid() - second.sigmoid()) * (first - second)
+    else:
+        each = (first.softmax(-1) - second.softmax(-1)) * (first.log_softmax(-1) - second.log_softmax(-1))
+    return torch.where(known, each.sum(-1), 0).sum(), count(known), alpha / 4
+
+
+def count(known: Tensor) -> float:
+    return float(known.sum())
+
+
+def insist_on_dropout(model: Any, alpha: float) -> None:
+    if alpha and not chance.is_in(model):
+        raise RecipeError(
+            "loss.r_drop_alpha: this model drops nothing out, so both passes would be the same",
+            fix="set regularization.dropout=0.1, or take it out",
+        )
+
+
+def passes(alpha: float) -> int:
+    return 2 if alpha else 1
+
+
+def in_words(alpha: float) -> str:
+    return f", R-Drop with alpha {alpha:g}" if alpha else ""
