@@ -37,6 +37,7 @@ def facts(
             "seed": plan.seed,
             "data.packing": plan.packing,
             "data.train weights": [source.weight for source in recipe.data.train],
+            **({"data.sampling": recipe.data.sampling} if recipe.data.sampling != "natural" else {}),
         },
         "function": {
             "method": plan.method,

@@ -9,27 +9,32 @@ from typing import Any
 from torch import nn
 
 from launcher import parts, selection
+from launcher.errors import RecipeError
 from launcher.recipe import Recipe
 from launcher.shards import full_shape
 
 
 def of(objective: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """Groups of one `weight_decay`, one `lr_scale` (a factor on the learning rate), one dtype, `hidden` or not, `penalized` or not.
+    """Groups of one `weight_decay`, one `lr_scale` (a factor on the learning rate), one dtype; `hidden`, `penalized`, `head` or not.
 
     Norms and biases (every tensor of fewer than two dimensions) do not decay, nor what `optimizer.no_decay` names. `hidden`: a
     weight matrix inside the model, neither an embedding nor a head; Muon is for those. One dtype, because ZeRO flattens a group
-    into one tensor. `penalized`: what may decay.
+    into one tensor. `penalized`: what may decay. `head`: weights whose
+    columns regularization.group_lasso shortens.
     """
     options, adapter = recipe.optimizer, parts.load("adapters", recipe.method)
     hidden, kept = hidden_matrices(objective.model), _ids(objective.model, _without_decay(objective.model, recipe))
     factors = {id(p): f for p, f in _factors(objective.model, recipe)}
 
-    def traits(named: tuple[str, nn.Parameter]) -> tuple[bool, float, str, bool]:
+    heads = _ids(objective.model, _head(objective.model, recipe))
+
+    def traits(named: tuple[str, nn.Parameter]) -> tuple[bool, float, str, bool, bool]:
         name, parameter = named
         scale, is_vector = factors.get(id(parameter), 1.0), len(full_shape(parameter)) < 2
         if hasattr(adapter, "lr_scale"):
             scale *= adapter.lr_scale(name, len(full_shape(parameter)), recipe.adapter, options.learning_rate)
-        return is_vector or id(parameter) in kept, scale, str(parameter.dtype), id(parameter) in hidden
+        of_head = id(parameter) in heads and not is_vector
+        return is_vector or id(parameter) in kept, scale, str(parameter.dtype), id(parameter) in hidden, of_head
 
     trained = [(name, parameter) for name, parameter in objective.named_parameters() if parameter.requires_grad]
     return [
@@ -39,8 +44,9 @@ def of(objective: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
             "lr_scale": scale,
             "hidden": is_hidden,
             "penalized": not is_kept,
+            "head": of_head,
         }
-        for (is_kept, scale, _, is_hidden), members in groupby(sorted(trained, key=traits), key=traits)
+        for (is_kept, scale, _, is_hidden, of_head), members in groupby(sorted(trained, key=traits), key=traits)
     ]
 
 
@@ -60,6 +66,17 @@ def in_words(groups: Sequence[Mapping[str, Any]]) -> str:
 def _without_decay(model: Any, recipe: Recipe) -> set[str]:
     words = recipe.optimizer.no_decay
     return selection.select(model, words, recipe.origin("optimizer.no_decay")) if words else set()
+
+
+def _head(model: Any, recipe: Recipe) -> set[str]:
+    """Names of the head's trained weights. RecipeError where a penalty on them is asked for and there are none."""
+    if not recipe.regularization.group_lasso:
+        return set()
+    where = recipe.origin("regularization.group_lasso")
+    trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
+    if not (found := selection.select(model, ["head"], where) & trained):
+        raise RecipeError("regularization.group_lasso: the head is not trained", where=where, fix="take it out")
+    return found
 
 
 def _factors(model: Any, recipe: Recipe) -> Iterator[tuple[nn.Parameter, float]]:

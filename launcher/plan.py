@@ -57,6 +57,7 @@ class Plan:
     activation_offloading: bool
     max_grad_norm: float | None
     l1: float
+    group_lasso: float
     ema: float | None
     global_batch_size: int
     per_device_train_batch_size: int
@@ -229,6 +230,7 @@ def _numerics(notes: Notes, recipe: Recipe, world: World, facts: ModelFacts | No
     activation_memory.derive(notes, recipe, facts.recomputable_layers if facts else None)
     notes.take("max_grad_norm", "training.max_grad_norm", recipe.training.max_grad_norm)
     notes.take("l1", "regularization.l1", recipe.regularization.l1)
+    notes.take("group_lasso", "regularization.group_lasso", recipe.regularization.group_lasso)
     notes.take("ema", "regularization.ema", recipe.regularization.ema)
 
 

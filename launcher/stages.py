@@ -2,10 +2,15 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from itertools import pairwise
 from typing import Any
+
+import numpy as np
 
 from launcher import plan
 from launcher.data import order
+from launcher.data.balance import balanced
 from launcher.data.context import Context
 from launcher.data.prepare import Joined
 from launcher.errors import RecipeError
@@ -62,18 +67,6 @@ def planned(
     return _told_of_each_other(made) if named else made
 
 
-def order_of(recipe: Recipe, train: Joined, global_batch_size: int, first_step: int = 0) -> order.Order:
-    weighted = zip(train.starts, train.sources, recipe.data.train, strict=False)
-    return order.Order(
-        lengths=train.lengths,
-        sources=tuple(order.Source(int(start), len(rows), source.weight) for start, rows, source in weighted),
-        seed=recipe.seed,
-        global_batch_size=global_batch_size,
-        capacity=recipe.data.max_length if recipe.data.packing else None,
-        first_step=first_step,
-    )
-
-
 def trained_on(recipe: Recipe) -> str:
     """The same for recipes with the same training data."""
     return recipe.data.model_dump_json(include={"train"})
@@ -86,7 +79,30 @@ def at(stages: tuple[Any, ...], step: int) -> int:
 
 
 def _orders(stage: Recipe, rows: Joined, first_step: int) -> Callable[[int], order.Order]:
-    return lambda size: order_of(stage, rows, size, first_step)
+    """From a global batch size."""
+    return partial(
+        order.Order,
+        rows.lengths,
+        _sources(stage, rows),
+        stage.seed,
+        capacity=stage.data.max_length if stage.data.packing else None,
+        first_step=first_step,
+    )
+
+
+def _sources(stage: Recipe, rows: Joined) -> tuple[order.Source, ...]:
+    """Which rows an epoch draws, and how often."""
+    weighted = zip(pairwise(rows.starts), stage.data.train, strict=True)
+    sources = tuple(order.Source(np.arange(*bounds), source.weight) for bounds, source in weighted)
+    if stage.data.sampling != "balanced":
+        return sources
+    if any(rows.all("several")):
+        raise RecipeError(
+            "data.sampling: rows have lists of labels, and to even out one would tilt another",
+            where=stage.origin("data.sampling"),
+            fix="take it out",
+        )
+    return balanced(sources, [labels[0] for labels in rows.all("labels")])
 
 
 def _layers(recipe: Recipe, facts_of: Callable[[Recipe], ModelFacts | None]) -> int:

@@ -47,6 +47,7 @@ class Combination:
     trains_rows: bool = False
     dora: bool = False
     l1: bool = False
+    group_lasso: bool = False
     ema: bool = False
 
     def optimizer_fact(self, name: str) -> bool:
@@ -71,6 +72,7 @@ class Combination:
             zero_quantized_weights=section.zero_quantized_weights,
             bf16_weights=recipe.method == "full" and recipe.model.dtype == "bf16",
             l1=recipe.regularization.l1 > 0,
+            group_lasso=recipe.regularization.group_lasso > 0,
             ema=recipe.regularization.ema is not None,
             dora=getattr(recipe.adapter, "use_dora", False),
             trains_rows=bool(recipe.tokenizer.add_tokens or getattr(recipe.adapter, "trainable_tokens", ())),
@@ -217,6 +219,12 @@ RULES = (
         "zero3 has a weight in parts wherever no layer computes with it, so its magnitudes cannot be added up",
         "use distributed.strategy zero2, or optimizer.weight_decay",
         lambda c: c.l1 and c.strategy == "zero3",
+    ),
+    Rule(
+        "regularization.group_lasso",
+        "zero3 has a weight in parts wherever no layer computes with it, so its columns have no length",
+        "use distributed.strategy zero2, or optimizer.weight_decay",
+        lambda c: c.group_lasso and c.strategy == "zero3",
     ),
     Rule(
         "regularization.ema",

@@ -77,6 +77,7 @@ LAYERS = [
         "consistency",
         "selection",
         "noise",
+        "penalty",
         "param_groups",
         "inventory",
         "remedies",

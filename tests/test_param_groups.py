@@ -11,6 +11,7 @@ from launcher.adapters import lora
 from launcher.engine import Engine
 from launcher.errors import RecipeError
 from launcher.optimizers import adamw
+from launcher.schema.training import Regularization
 
 LR = 0.01
 
@@ -18,7 +19,9 @@ LR = 0.01
 def groups_of(model, adapter="lora", decay=0.1, optimizer=None, **options) -> list[dict]:
     config = parts.load("adapters", adapter).Config(**options)
     optimizer = adamw.Config(learning_rate=LR, weight_decay=decay, **optimizer or {})
-    recipe = SimpleNamespace(method=adapter, adapter=config, optimizer=optimizer, origin=lambda key: key)
+    recipe = SimpleNamespace(
+        method=adapter, adapter=config, optimizer=optimizer, regularization=Regularization(), origin=lambda key: key
+    )
     return param_groups.of(SimpleNamespace(model=model, named_parameters=model.named_parameters), recipe)
 
 

@@ -146,3 +146,41 @@ def test_noise_is_refused_where_there_are_no_tokens(recipe: Path, tmp_path: Path
         RecipeErrors, match="neftune_noise_alpha: is for embeddings of tokens, and image_classification"
     ):
         recipes.load(tiny_tasks.make("image_classification", tmp_path), ["regularization.neftune_noise_alpha=5.0"])
+
+
+def test_group_lasso_pulls_each_input_of_the_head_by_its_direction(tmp_path: Path) -> None:
+    """A step of SGD differs from one without by -rate * factor * sqrt(labels) * column / |column|, and by nothing elsewhere."""
+    import tiny_tasks
+
+    recipe, factor, found = tiny_tasks.make("text_classification", tmp_path), 0.02, {}
+    for name, more in (("plain", []), ("pulled", [f"regularization.group_lasso={factor}"])):
+        found[name] = trained(recipe, tmp_path / name, "training.global_batch_size=8", *more)
+    start = classifier_at_the_start(recipe, tmp_path)
+    pulled = {name: found["pulled"][name] - value for name, value in found["plain"].items()}
+    weight = pulled.pop("classifier.weight")
+    expected = -RATE * factor * len(start) ** 0.5 * start / start.norm(dim=0)
+    assert (weight - expected).abs().max() < 1e-6 < 1e-3 * expected.abs().max()
+    assert max(float(value.abs().max()) for value in pulled.values()) == 0
+
+
+def classifier_at_the_start(recipe: Path, folder: Path) -> torch.Tensor:
+    """Of the same seed, after a step that moves nothing."""
+    words = ["training.global_batch_size=8", "optimizer.learning_rate=1.0e-30"]
+    return trained(recipe, folder / "start", *words)["classifier.weight"]
+
+
+def test_a_head_that_is_not_trained_has_no_group_lasso(recipe: Path, capsys: pytest.CaptureFixture) -> None:
+    assert tiny.train(recipe, "regularization.group_lasso=0.1", "data.eval=[]", "evaluation=null") == 89
+    assert "group_lasso: the head is not trained" in capsys.readouterr().err
+
+
+def test_balanced_rows_are_in_the_plan_and_refused_beside_balanced_weights(tmp_path: Path) -> None:
+    import tiny_tasks
+
+    recipe = tiny_tasks.make("text_classification", tmp_path)
+    words = [*ONE_STEP, "data.sampling=balanced", "training.global_batch_size=4"]
+    assert tiny.train(recipe, *words, f"output_dir={tmp_path / 'run'}") == 0
+    with pytest.raises(RecipeErrors, match="class_weights: data.sampling: balanced has evened out"):
+        recipes.load(recipe, ["data.sampling=balanced", "loss.class_weights=balanced"])
+    with pytest.raises(RecipeErrors, match="data.sampling: token_classification does not use it"):
+        recipes.load(tiny_tasks.make("token_classification", tmp_path / "tags"), ["data.sampling=balanced"])

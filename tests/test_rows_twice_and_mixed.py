@@ -34,7 +34,9 @@ def bert(made: Any, dropout: float = 0.3, **head: Any) -> Any:
     sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
     torch.manual_seed(0)
     drop = {"hidden_dropout_prob": dropout, "attention_probs_dropout_prob": dropout}
-    return made(BertConfig(vocab_size=30, num_labels=3, initializer_range=0.3, **sizes, **drop, **head)).double().train()
+    return (
+        made(BertConfig(vocab_size=30, num_labels=3, initializer_range=0.3, **sizes, **drop, **head)).double().train()
+    )
 
 
 def ids(rows: int) -> dict[str, torch.Tensor]:
@@ -170,7 +172,7 @@ def test_the_loss_of_mixed_rows_is_that_of_soft_targets(
     ]
     total, count, _ = objective(pixel_values=pixels, labels=labels).terms["labels"]
     assert float(total) == pytest.approx(float(share * each[0] + (1 - share) * each[1]), rel=1e-9)
-    soft = share * functional.one_hot(labels, 3) + (1 - share) * functional.one_hot(labels[rows], 3)
+    soft = share * functional.one_hot(labels, 3).double() + (1 - share) * functional.one_hot(labels[rows], 3).double()
     if not options.class_weights:
         assert float(total) == pytest.approx(float(functional.cross_entropy(logits, soft, reduction="sum")), rel=1e-9)
     assert count == objective.counts({"labels": labels})["labels"] == float(weight[labels].sum())

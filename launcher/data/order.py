@@ -18,10 +18,9 @@ Unit = np.ndarray  # indices of rows
 
 @dataclass(frozen=True)
 class Source:
-    """Rows [start, start + size) of the prepared data; an epoch draws `weight` times as many of them."""
+    """`rows`: indices of prepared rows; an epoch draws `weight` times as many of them."""
 
-    start: int
-    size: int
+    rows: np.ndarray
     weight: float = 1.0
 
 
@@ -104,11 +103,10 @@ class Order:
     def _drawn(self, number: int, source: Source, epoch: int) -> np.ndarray:
         """Whole passes in order, and the fraction that is left as a sample of its own for each epoch."""
         passes, share = divmod(source.weight, 1.0)
-        rows = np.arange(source.start, source.start + source.size)
-        drawn = [rows] * int(passes)
+        drawn = [source.rows] * int(passes)
         if share:
-            sample = np.random.default_rng([self.seed, epoch, 1, number]).permutation(source.size)
-            drawn.append(rows[sample[: max(1, round(share * source.size))]])
+            sample = np.random.default_rng([self.seed, epoch, 1, number]).permutation(len(source.rows))
+            drawn.append(source.rows[sample[: max(1, round(share * len(source.rows)))]])
         return np.concatenate(drawn)
 
 

@@ -30,6 +30,7 @@ from launcher.engine.zero import Zero
 from launcher.errors import NonFiniteError
 from launcher.loss_scale import LossScale, ZeroLossScale
 from launcher.losses import Loss
+from launcher.penalty import Penalty
 from launcher.plan import Plan
 from launcher.shards import full_shape
 from launcher.world import World, launched
@@ -88,7 +89,7 @@ class Engine:
         """Move the objective to the device and wrap it. `objective` stays reachable without the wrapper."""
         self.objective, self.optimizer = objective, optimizer
         # Before ZeRO puts its own tensors into the groups.
-        self._penalized = [p for group in optimizer.param_groups if group.get("penalized") for p in group["params"]]
+        self._penalty = Penalty(optimizer.param_groups, self.plan.l1, self.plan.group_lasso)
         self._wrapped = self._strategy.prepare(objective, optimizer)
         self._average = None if self.plan.ema is None else Average(objective, self.plan.ema)
 
@@ -116,7 +117,7 @@ class Engine:
 
     def forward_backward(self, batch: Mapping[str, Tensor], counts: Mapping[str, float], last: bool) -> Loss:
         """Gradients of `sum over terms of weight * sum / global count`, exchanged between ranks if `last` of the step; then with
-        those of the L1 penalty, which the loss that is returned leaves out.
+        those of the penalty, which the loss that is returned leaves out.
 
         A count may be a sum of weights below 1. A count of zero has a sum of zero.
         """
@@ -127,8 +128,8 @@ class Engine:
                 weight * value * (self.world_size / (counts[name] or 1))
                 for name, (value, _, weight) in loss.terms.items()
             )
-            if last and self.plan.l1:  # the penalty of the step; averaged over the ranks, which all add it
-                total = total + self.plan.l1 * sum(p.float().abs().sum() for p in self._penalized)
+            if last and self._penalty:  # averaged over the ranks, which all add it
+                total = total + self._penalty()
             self._strategy.backward(total, last)
         return loss
 

@@ -229,6 +229,8 @@ def _data(recipe: Sections) -> Iterator[Finding]:
 
 def _labels(recipe: Sections) -> Iterator[Finding]:
     labels = recipe.data.labels
+    if recipe.data.sampling == "balanced" and getattr(recipe.loss, "class_weights", None) == "balanced":
+        yield "loss.class_weights", "data.sampling: balanced has evened out the labels already; give one of them"
     if labels is None:
         return
     if not labels:
@@ -320,7 +322,8 @@ def _task_keys(recipe: Sections) -> Iterator[Finding]:
     if recipe.task not in parts.names("tasks"):
         return
     traits = parts.load("tasks", recipe.task).TRAITS
-    own = {*EVERY_TASK, *traits.data_keys, *(["labels"] if traits.label_column else [])}
+    of_labels = {"labels": traits.label_column is not None, "sampling": traits.has_label_per_row}
+    own = {*EVERY_TASK, *traits.data_keys, *(name for name, holds in of_labels.items() if holds)}
     for name, field in Data.model_fields.items():
         if name not in own and getattr(recipe.data, name) != field.get_default(call_default_factory=True):
             yield f"data.{name}", f"{recipe.task} does not use it; take it out"

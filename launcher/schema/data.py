@@ -43,6 +43,8 @@ class Data(Section):
     """Cleaning steps, in the order in which they are done: [{name: trim}, {name: drop_duplicates}, ...]."""
     augment: tuple[FrozenMapping, ...] = ()
     """Augmentation steps."""
+    sampling: Literal["natural", "balanced"] = "natural"
+    """Rows an epoch: each once, times the weight of its source; or as many of each label, rare ones several times."""
     on_error: Literal["error", "skip"] = "error"
     """What to do with a row that cannot be used: stop and name it, or count it, name the first ones and go on."""
     labels: tuple[Text, ...] | LabelNames | None = None

@@ -135,4 +135,4 @@ def _order(recipe: Recipe, rows: FirstRows, global_batch_size: int, world: World
     """Packed rows are short enough that there are two or more for each process."""
     share = -(-int(rows.lengths.sum()) // (2 * world.size))
     capacity = min(recipe.data.max_length, max(share, int(rows.lengths.max()))) if recipe.data.packing else None
-    return Order(rows.lengths, (Source(0, len(rows)),), recipe.seed, global_batch_size, capacity)
+    return Order(rows.lengths, (Source(np.arange(len(rows))),), recipe.seed, global_batch_size, capacity)

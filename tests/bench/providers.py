@@ -97,7 +97,9 @@ def token_rows(work: Path, s: Settings) -> list[list[int]]:
     tokens = {word(i): i for i in range(s.vocab_size)}
     ids = [[tokens[each] for each in text.split()] for text in texts]
     capacity = s.tokens_per_row if s.packing else None
-    order = Order(np.array([len(row) for row in ids]), (Source(0, len(ids)),), s.seed, s.rows_per_step, capacity)
+    order = Order(
+        np.array([len(row) for row in ids]), (Source(np.arange(len(ids))),), s.seed, s.rows_per_step, capacity
+    )
     steps = (order.micro_batches(step, s.rows_per_step, 1)[0] for step in range(s.steps))
     return [ids[int(unit[0])] for units in steps for unit in units]
 

@@ -14,7 +14,7 @@ from launcher.data.order import Order, Source, sequential
 def made(rows: int = 23, weights: tuple[float, ...] = (1.0,), global_batch_size: int = 4, **options: Any) -> Order:
     sizes = [rows // len(weights)] * len(weights)
     starts = np.cumsum([0, *sizes])
-    listed = tuple(Source(int(a), size, w) for a, size, w in zip(starts, sizes, weights, strict=False))
+    listed = tuple(Source(np.arange(a, a + size), w) for a, size, w in zip(starts, sizes, weights, strict=False))
     lengths = np.random.default_rng(5).integers(2, 30, sum(sizes)).astype(np.int32)
     return Order(lengths, listed, options.pop("seed", 7), global_batch_size, **options)
 

@@ -14,6 +14,7 @@ TRAITS = Traits(
     reads="audio",
     label_column="labels",
     has_new_head=True,
+    has_label_per_row=True,
     unit="clips",
     target_names=("labels", "lengths"),
 )

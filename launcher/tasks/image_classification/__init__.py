@@ -18,6 +18,7 @@ TRAITS = Traits(
     reads="image",
     label_column="labels",
     has_new_head=True,
+    has_label_per_row=True,
     unit="images",
 )
 

@@ -11,6 +11,7 @@ TRAITS = Traits(
     default_metrics=USUAL_LABEL_METRICS,
     label_column="labels",
     has_new_head=True,
+    has_label_per_row=True,
     reads="text",
     peft_task_type="SEQ_CLS",
 )
