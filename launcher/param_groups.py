@@ -15,7 +15,7 @@ from launcher.shards import full_shape
 
 
 def of(objective: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
-    """Groups of one `weight_decay`, one `lr_scale` (a factor on the learning rate), one dtype; `hidden`, `penalized`, `head` or not.
+    """Groups of one `weight_decay`, one `lr_scale` (a factor on the learning rate), one dtype; `hidden`, `penalized`, `head`.
 
     Norms and biases (every tensor of fewer than two dimensions) do not decay, nor what `optimizer.no_decay` names. `hidden`: a
     weight matrix inside the model, neither an embedding nor a head; Muon is for those. One dtype, because ZeRO flattens a group
