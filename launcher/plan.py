@@ -23,6 +23,7 @@ from launcher.model_facts import ModelFacts
 from launcher.notes import Notes
 from launcher.recipe import Recipe
 from launcher.rhythm import OrderOf
+from launcher.section import Section
 from launcher.support import needs, refusals
 from launcher.task import Traits
 from launcher.world import World
@@ -66,6 +67,7 @@ class Plan:
     per_device_eval_batch_size: int
     packing: bool
     max_length: int | None
+    augment: tuple[str, ...]
     labels: str | None
     train_rows: int | None
     rows_per_epoch: int | None
@@ -176,6 +178,7 @@ def make(
 
 def _rows(notes: Notes, recipe: Recipe, traits: Traits, facts: ModelFacts | None) -> None:
     """What a row of this task may be; refuses rows that are longer than the model can take."""
+    notes.take("augment", "data.augment", tuple(map(_step_in_words, recipe.data.augment)))
     if traits.packs:
         notes.take("packing", "data.packing", recipe.data.packing)
     else:
@@ -192,6 +195,12 @@ def _rows(notes: Notes, recipe: Recipe, traits: Traits, facts: ModelFacts | None
                 f"data.{key}: {asked} is more than the {limit} positions of the model",
                 where=recipe.origin(f"data.{key}"),
             )
+
+
+def _step_in_words(step: Section) -> str:
+    """`rotation: probability 1, degrees 15`"""
+    name, *options = {name: getattr(step, name) for name in ("name", *type(step).model_fields)}.items()
+    return f"{name[1]}: " + ", ".join(f"{key} {value}" for key, value in options)
 
 
 def _labels(notes: Notes, recipe: Recipe, traits: Traits, context: Context | None, data_note: str) -> None:
@@ -314,7 +323,7 @@ def _shown(key: str, value: Any) -> str:
     if key == "schedule_options":
         return ", ".join(f"{name} {number:,}" for name, number in value.items()) or "-"
     if isinstance(value, tuple):
-        return ("; " if key == "stages" else ", ").join(map(str, value))
+        return ("; " if key in ("stages", "augment") else ", ").join(map(str, value))
     if "_bytes" in key:
         return f"{gib(value)} GiB ({value:,})"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) and value >= 10_000 else str(value)

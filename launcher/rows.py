@@ -12,6 +12,7 @@ from typing import Any
 
 from launcher import log, model, processor
 from launcher.data import sources
+from launcher.data.augment.pipeline import Augmentation
 from launcher.data.clean import report
 from launcher.data.clean.pipeline import Cleaning
 from launcher.data.context import Context, Tools
@@ -47,10 +48,13 @@ class Reader:
         return joined
 
     def context(self, train: Joined) -> Context:
-        """What batches, losses and measurements are made with. Raises DataError where the data has too few labels."""
+        """What batches, losses and measurements are made with. Raises DataError where the data has too few labels, or
+        augmentation cannot read its synonyms."""
         labels, counts = self._labels(train)
         context = Context(self.processor, self.recipe.data, processor.pad_token_id(self.processor), labels, counts, {})
         head = self.task.rows.head(train, context) if hasattr(self.task.rows, "head") else {}
+        if context.data.augment:
+            Augmentation(context, self.recipe.seed)  # what it lacks is said now
         return Context(context.processor, context.data, context.pad_token_id, labels, counts, head)
 
     def _given(self) -> Labels | None:

@@ -4,7 +4,7 @@ Data is prepared before any process group exists, so that nobody waits for a col
 """
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -31,6 +31,7 @@ from launcher import (
 from launcher.batch_norm import BatchNorms
 from launcher.checkpoint import Checkpoint
 from launcher.data import labels
+from launcher.data.augment.pipeline import Augmentation
 from launcher.data.context import Context
 from launcher.data.digest import weights_digest
 from launcher.data.order import Order, Unit
@@ -158,13 +159,19 @@ class Run:
     def batch_norms(self) -> BatchNorms:
         return BatchNorms(self.objective, self.engine, self.plan.per_device_train_batch_size)
 
+    @cached_property
+    def augmentation(self) -> Augmentation | None:
+        """Of the training data alone."""
+        context = self.prepared.context
+        return Augmentation(context, self.recipe.seed) if context.data.augment else None
+
     def rows_in(self, step: int) -> list[int]:
         """Of each micro-batch of a step, those of other ranks too."""
         return [len(units) for units in self._dealt(step)]
 
     def collate(self, units: Any, packing: bool | None = None) -> Any:
-        """Rows of the training data as a batch."""
-        return _collate(self, units, self.prepared.train, self.plan.packing if packing is None else packing)
+        """Rows of the training data as a batch, as they are in the file."""
+        return self._collate(units, self.prepared.train.read, self.plan.packing if packing is None else packing)
 
     def collate_eval(self, units: Any) -> Any:
         return _collate_eval(self, units)
@@ -172,21 +179,23 @@ class Run:
     def held_out(self) -> Any:
         """A padded batch of up to four rows, of the evaluation data where there are some."""
         rows = self.prepared.eval or self.prepared.train
-        return _collate(self, [[i] for i in range(min(4, len(rows)))], rows, False)
+        return self._collate([[i] for i in range(min(4, len(rows)))], rows.read, False)
 
     def _micro_batches(self, step: int) -> list[tuple[int, Any]]:
         dealt = self._dealt(step)
         mine = range(self.engine.rank, len(dealt), self.engine.world_size)
-        return [(number, self.collate(dealt[number])) for number in mine]
+        read = self.prepared.train.read
+        if self.augmentation is not None:
+            read = self.augmentation.of_step(read, step)
+        return [(number, self._collate(dealt[number], read, self.plan.packing)) for number in mine]
+
+    def _collate(self, units: Any, read: Callable[..., Any], packing: bool) -> Any:
+        packed = {"packing": True, "flat": "flash" in self.plan.attention} if packing else {}
+        return self.task.rows.collate(units, read, self.prepared.context, **packed)
 
     def _dealt(self, step: int) -> list[list[Unit]]:
         sizes = self.plan.per_device_train_batch_size, self.plan.micro_batches_per_step
         return self.prepared.order.micro_batches(step, *sizes)
-
-
-def _collate(run: Run, units: Any, rows: Any, packing: bool) -> Any:
-    packed = {"packing": True, "flat": "flash" in run.plan.attention} if packing else {}
-    return run.task.rows.collate(units, rows.read, run.prepared.context, **packed)
 
 
 def _collate_eval(run: Run, units: Any) -> Any:

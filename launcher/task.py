@@ -42,7 +42,8 @@ class Traits:
     apart. `unit`: what is counted as seen, the lengths of rows for tokens and rows otherwise. `target_names`: of a batch, what
     the model is not given; `output_names`: of the model's output, what is compared when an export is proven. `crops_pictures`:
     an image processor may cut off the borders of a picture, since places in it do not matter. `fast_tokenizer`: only one that
-    knows where in the text a token stands will do. `has_label_per_row`: rows can be drawn by their label.
+    knows where in the text a token stands will do. `has_label_per_row`: rows can be drawn by their label. `augments`: what
+    data.augment may change.
     """
 
     auto_class: str
@@ -66,6 +67,7 @@ class Traits:
     peft_task_type: str | None = None
     crops_pictures: bool = True
     has_label_per_row: bool = False
+    augments: Literal["texts", "pictures"] | None = None
 
     @property
     def packs(self) -> bool:

@@ -33,8 +33,12 @@ def first_read(name: str, source: str | bytes, where: str) -> tuple[dict[str, An
 
 
 def read(row: Mapping[str, Any], name: str = "image") -> "Image":
-    """The picture of a prepared row in RGB and upright. DataError where it is not what it was when the row was made."""
-    return in_rgb(stored(row, name), row["where"])
+    """The picture of a prepared row in RGB and upright, as seen in the row's `view`, if augmentation has given it one.
+
+    DataError where it is not what it was when the row was made.
+    """
+    picture = in_rgb(stored(row, name), row["where"])
+    return row["view"].picture(picture) if "view" in row else picture
 
 
 def stored(row: Mapping[str, Any], name: str) -> "Image":

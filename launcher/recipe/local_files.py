@@ -23,7 +23,7 @@ from launcher.suggest import did_you_mean
 
 MEDIA = ("data.train.*.media", "data.eval.*.media", "stages.*.data.train.*.media")
 FOLDERS = ("model.name_or_path", "tokenizer.name_or_path", *MEDIA)
-FILES = ("model.init", "tokenizer.chat_template", "distributed.deepspeed_config")
+FILES = ("model.init", "tokenizer.chat_template", "distributed.deepspeed_config", "data.augment.*.path")
 DATA = ("data.train.*.path", "data.eval.*.path", "stages.*.data.train.*.path")
 TEMPLATES = (".jinja", ".jinja2")
 Finding = tuple[str, str]  # key and what is wrong with it
@@ -51,7 +51,7 @@ def _is_one_of(key: str, patterns: Sequence[str]) -> bool:
 def _resolved(node: Node, key: str, missing: list[Problem]) -> str:
     path: str = os.path.expanduser(node.value)
     is_folder = _is_one_of(key, FOLDERS)
-    exists = os.path.isdir if is_folder else os.path.isfile if key in FILES else os.path.exists
+    exists = os.path.isdir if is_folder else os.path.isfile if _is_one_of(key, FILES) else os.path.exists
     recipe_folder = os.path.dirname(node.place.source) if node.place.line else ""
     candidates = list(dict.fromkeys((os.path.join(recipe_folder, path), path)))
     for candidate in candidates:

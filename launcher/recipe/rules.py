@@ -4,9 +4,10 @@ To add a rule, write a generator of (key, problem) and list it in `RULES`. A fea
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from launcher import parts, support
+from launcher.data.augment.steps import OF_PICTURES, OF_TEXTS
 from launcher.recipe import cleaning, local_files
 from launcher.schedules import OPTIONS
 from launcher.schema import Data, Evaluation, Sections, Tokenizer
@@ -30,7 +31,6 @@ SPLIT_INTO_WORDS = ("bleu", "rouge1", "rouge2", "rougeL")  # metrics that evalua
 
 # key -> (the values that work, what to do instead)
 UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
-    "data.augment": (((),), "augment the files beforehand"),
     "data.streaming": ((False,), "rows are prepared once and read from disk, which needs little memory"),
     "sweep": ((None,), "run the recipe once per value, with key.path=value on the command line"),
     "slurm": ((None,), "start it with srun or sbatch, one `python -m launcher` per process"),
@@ -331,6 +331,21 @@ def _task_keys(recipe: Sections) -> Iterator[Finding]:
         yield "tokenizer", f"{recipe.task} reads no text; take it out"
 
 
+def _augment(recipe: Sections) -> Iterator[Finding]:
+    """Steps for what the task does not read."""
+    if not recipe.data.augment or recipe.task not in parts.names("tasks"):
+        return
+    kind = parts.load("tasks", recipe.task).TRAITS.augments
+    if kind is None:
+        yield "data.augment", f"rows of {recipe.task} are not augmented; take it out"
+        return
+    known = OF_TEXTS if kind == "texts" else OF_PICTURES
+    for number, step in enumerate(recipe.data.augment):
+        if not isinstance(step, known):
+            names = ", ".join(get_args(one.model_fields["name"].annotation)[0] for one in known)
+            yield f"data.augment.{number}.name", f"{recipe.task} is learned from {kind}; there are {names}"
+
+
 def _trackers(recipe: Sections) -> Iterator[Finding]:
     for index, name in enumerate(recipe.logging.trackers):
         if name not in parts.names("trackers"):
@@ -370,6 +385,7 @@ RULES = (
     _task_keys,
     _noise,
     cleaning.findings,
+    _augment,
     _trackers,
     local_files.train_data,
     local_files.eval_data,

@@ -4,6 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from launcher.data.augment.steps import AugmentStep
 from launcher.data.clean.steps import CleanStep
 from launcher.schema.values import FrozenMapping, FrozenNames, LabelNames, Positive, Text
 from launcher.section import FrozenDict, Section
@@ -41,8 +42,8 @@ class Data(Section):
     """Evaluation data, never trained on."""
     clean: tuple[CleanStep, ...] = ()
     """Cleaning steps, in the order in which they are done: [{name: trim}, {name: drop_duplicates}, ...]."""
-    augment: tuple[FrozenMapping, ...] = ()
-    """Augmentation steps."""
+    augment: tuple[AugmentStep, ...] = ()
+    """Changes at random of data.train, anew each time a row comes up: [{name: flip}, {name: rotation, degrees: 10}, ...]."""
     sampling: Literal["natural", "balanced"] = "natural"
     """Rows an epoch: each once, times the weight of its source; or as many of each label, rare ones several times."""
     on_error: Literal["error", "skip"] = "error"

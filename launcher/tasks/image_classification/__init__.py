@@ -20,6 +20,7 @@ TRAITS = Traits(
     has_new_head=True,
     has_label_per_row=True,
     unit="images",
+    augments="pictures",
 )
 
 

@@ -25,6 +25,7 @@ TRAITS = Traits(
     target_names=("class_labels", "boxes", "sizes"),
     output_names=("logits", "pred_boxes"),
     crops_pictures=False,
+    augments="pictures",
 )
 
 

@@ -29,6 +29,7 @@ TRAITS = Traits(
     unit="images",
     target_names=("labels", "sizes", "references"),
     crops_pictures=False,
+    augments="pictures",
 )
 
 

@@ -79,7 +79,8 @@ def _reference(row: Mapping[str, Any], context: Context) -> np.ndarray | None:
     """(height, width) uint8 classes of a row's mask."""
     if not row["mask_digest"]:
         return None
-    return masks.classes(masks.numbers(pictures.stored(row, "mask"), row["where"]), context)
+    found = masks.classes(masks.numbers(pictures.stored(row, "mask"), row["where"]), context)
+    return row["view"].mask(found) if "view" in row else found
 
 
 def _seen(picture: Any, mask: np.ndarray | None, context: Context) -> tuple[np.ndarray, np.ndarray, tuple[int, int]]:

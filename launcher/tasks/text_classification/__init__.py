@@ -14,6 +14,7 @@ TRAITS = Traits(
     has_label_per_row=True,
     reads="text",
     peft_task_type="SEQ_CLS",
+    augments="texts",
 )
 
 

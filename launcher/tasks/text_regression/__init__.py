@@ -12,6 +12,7 @@ TRAITS = Traits(
     has_new_head=True,
     reads="text",
     peft_task_type="SEQ_CLS",
+    augments="texts",
 )
 
 
