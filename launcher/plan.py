@@ -190,9 +190,11 @@ def _rows(notes: Notes, recipe: Recipe, traits: Traits, facts: ModelFacts | None
     limit = facts.max_positions if facts else None
     for key in ("max_length", "max_target_length"):
         asked = getattr(recipe.data, key) if key in traits.data_keys else 0
-        if limit is not None and asked > limit:
+        prompt = getattr(recipe.adapter, "num_virtual_tokens", 0)
+        if limit is not None and asked + prompt > limit:
+            both = f"{asked} and {prompt} of the prompt are" if prompt else f"{asked} is"
             raise RecipeError(
-                f"data.{key}: {asked} is more than the {limit} positions of the model",
+                f"data.{key}: {both} more than the {limit} positions of the model",
                 where=recipe.origin(f"data.{key}"),
             )
 

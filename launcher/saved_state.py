@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from launcher import tensor_files
+from launcher import prompts, tensor_files
 from launcher.engine import Engine
 from launcher.errors import CheckpointError
 
@@ -95,5 +95,8 @@ def _names_in_file(model: Any) -> dict[str, str]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that the markers are empty
         renamed = peft.get_peft_model_state_dict(model, state_dict=dict(markers), save_embedding_layers=False)
+    if prompts.is_before(model):  # PEFT writes the prompt as the model holds it, under a name of its own
+        (encoder,) = (name for name in markers if name.startswith("prompt_encoder."))
+        renamed["prompt_embeddings"] = markers[encoder]
     of_marker = {id(marker): name for name, marker in markers.items()}
     return {of_marker[id(marker)]: name for name, marker in renamed.items()}

@@ -7,7 +7,7 @@ add a line to `RULES`: the errors, the table in SUPPORT.md and the tests follow.
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from launcher import parts
+from launcher import parts, prompts
 from launcher.schema import Sections
 
 ZERO = ("zero1", "zero2", "zero3")
@@ -107,6 +107,30 @@ class Rule:
 
 
 RULES = (
+    Rule(
+        "method",
+        "this task's outputs are no longer where they are looked for once a prompt stands before the inputs",
+        "use lora; a prompt is for " + ", ".join(prompts.TASKS),
+        lambda c: c.method in prompts.METHODS and c.task not in prompts.TASKS,
+    ),
+    Rule(
+        "data.packing",
+        "a prompt stands before a sequence, and not before each of the rows that are packed into it",
+        "set it to false, or use method: lora",
+        lambda c: c.method in prompts.METHODS and c.packing == "on",
+    ),
+    Rule(
+        "training.gradient_checkpointing",
+        "a layer that is recomputed has lost the prefix",
+        "set it to false, or use method: prompt_tuning",
+        lambda c: c.method == "prefix_tuning" and c.activation_checkpointing != "off",
+    ),
+    Rule(
+        "distributed.strategy",
+        "PEFT reads embeddings and prompts past ZeRO's sharding of them",
+        "use zero2",
+        lambda c: c.method in prompts.METHODS and c.strategy == "zero3",
+    ),
     Rule(
         "quantization",
         "quantised weights cannot be trained, only an adapter beside them",

@@ -26,6 +26,7 @@ LAYERS = [
         "optimizer_options",
         "lora",
         "lora_start",
+        "prompts",
         "token_rows",
         "quantized_layers",
         "quantize",

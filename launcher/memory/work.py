@@ -48,6 +48,7 @@ def of(notes: Notes, recipe: Recipe, facts: ModelFacts) -> Work | None:
     if facts.hidden_size is None or facts.num_layers is None or notes["max_length"] is None:
         return None
     rows, length = notes["per_device_train_batch_size"] * facts.loss_passes, notes["max_length"]
+    length += getattr(recipe.adapter, "num_virtual_tokens", 0)
     attention = notes["attention"]
     is_masked = "flash" not in attention and (notes["packing"] or rows > 1)
     batch = Batch(rows, length, length if is_masked else 0)

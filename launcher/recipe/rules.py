@@ -6,7 +6,7 @@ To add a rule, write a generator of (key, problem) and list it in `RULES`. A fea
 from collections.abc import Iterator, Sequence
 from typing import Any, get_args
 
-from launcher import parts, support
+from launcher import parts, prompts, support
 from launcher.data.augment.steps import OF_PICTURES, OF_TEXTS
 from launcher.recipe import cleaning, local_files
 from launcher.schedules import OPTIONS
@@ -93,6 +93,8 @@ def _method(recipe: Sections) -> Iterator[Finding]:
         yield "model.init", f"random weights are nothing to adapt; use method: full (this is method: {recipe.method})"
     if recipe.method == "full" and recipe.export.merge:
         yield "export.merge", "there is no adapter to merge under method: full"
+    if recipe.method in prompts.METHODS and recipe.export.merge:
+        yield "export.merge", "a prompt is no part of the weights, so it cannot be merged; set it to false"
     if recipe.method != "full" and recipe.export.dtype != "auto" and not recipe.export.merge:
         yield "export.dtype", "an adapter stays in the type in which it was trained; use auto, or export.merge: true"
 

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from launcher import heads, log, losses
+from launcher import heads, log, losses, prompts
 from launcher.data.context import Context
 from launcher.errors import RecipeError
 from launcher.losses import IGNORED, Loss
@@ -14,12 +14,13 @@ from launcher.task import LossChoice, LossPlan
 from launcher.tasks.causal_lm import Config, agreement
 
 PROBE_LENGTH = 256  # tokens whose logits `settle` can afford to hold
+BEHIND_A_PROMPT = "PEFT puts the prompt before the inputs"
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}  # fp32 and tf32 are fp32
 
 
 def plan_loss(model: Any, options: Config, method: str) -> LossPlan:
     """Which loss will run on a model (below PEFT's wrapper) and why. Raises RecipeError where fused is asked for and cannot be."""
-    head, reason = heads.resolve(model)
+    head, reason = (None, BEHIND_A_PROMPT) if method in prompts.METHODS else heads.resolve(model)
     if options.implementation == "fused" and head is None:
         raise RecipeError(f"loss.implementation fused cannot be used: {reason}", fix="use auto or torch")
     reason = "loss.implementation" if options.implementation != "auto" else f"auto: {reason}"
@@ -51,7 +52,7 @@ class Objective(nn.Module):
         if implementation == "torch":
             self.reason = "asked for by loss.implementation"
             return
-        head, self.reason = heads.resolve(base)
+        head, self.reason = (None, BEHIND_A_PROMPT) if prompts.is_before(model) else heads.resolve(base)
         if head is None and implementation == "fused":
             raise RecipeError(f"loss.implementation fused cannot be used: {self.reason}", fix="use auto or torch")
         self.implementation = "fused" if head else "torch"
@@ -77,7 +78,8 @@ class Objective(nn.Module):
 
     def logits(self, input_ids: Tensor, **inputs: Tensor) -> Tensor:
         """Shape (batch, length, vocabulary)."""
-        return self.model(input_ids=input_ids, use_cache=False, **inputs).logits
+        logits: Tensor = self.model(input_ids=input_ids, use_cache=False, **inputs).logits
+        return logits[:, -input_ids.shape[1] :]  # a learned prompt has logits, too
 
     def hidden_states(self, input_ids: Tensor, **inputs: Tensor) -> Tensor:
         """Of the last layer, as the head gets them: (batch, length, width)."""

@@ -1,0 +1,63 @@
+"""Prompts that are learned, beside a model that stays as it is, through PEFT: what `prompt_tuning` and `prefix_tuning` share.
+
+Heavy imports stand inside functions, because the options are read before torch is.
+"""
+
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from launcher.errors import RecipeError
+from launcher.section import Section
+
+METHODS = ("prompt_tuning", "prefix_tuning")
+TASKS = (
+    "causal_lm",
+    "text_classification",
+    "text_regression",
+)  # whose outputs PEFT gives as they are, or behind the prompt
+
+
+class PromptOptions(Section):
+    num_virtual_tokens: Annotated[int, Field(ge=1)] = 20
+    """Length of the prompt in tokens; they count among the model's positions."""
+    modules_to_save: tuple[str, ...] = ()
+    """Modules trained in full and saved beside the prompt, a new output head in any case."""
+
+
+def apply(model: Any, options: PromptOptions, make_config: Any, **more: Any) -> Any:
+    """The model wrapped by PEFT, all but the prompt and a new head frozen, and what is trained in fp32.
+
+    `make_config`: PEFT's configuration, made of `more` besides. RecipeError for a model that cannot have such a prompt.
+    """
+    import peft
+
+    head = getattr(model, "head_modules", ())
+    try:
+        wrapped = peft.get_peft_model(
+            model,
+            make_config(
+                task_type=getattr(model, "peft_task_type", "CAUSAL_LM"),
+                num_virtual_tokens=options.num_virtual_tokens,
+                num_transformer_submodules=1,
+                modules_to_save=[*options.modules_to_save, *head] or None,
+                **more,
+            ),
+        )
+    except (ValueError, AttributeError, TypeError) as error:
+        raise RecipeError(
+            f"PEFT puts no prompt before a {type(model).__name__}: {error}", fix="set method: lora"
+        ) from error
+    for parameter in wrapped.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    return wrapped
+
+
+def is_before(model: Any) -> bool:
+    """Whether a learned prompt stands before the inputs of a model."""
+    return bool(getattr(model, "_is_prompt_learning", False))
+
+
+def merge(model: Any) -> Any:
+    raise RecipeError("a prompt is no part of the weights, so it cannot be merged", fix="set export.merge=false")
