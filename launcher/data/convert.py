@@ -19,6 +19,7 @@ from launcher import log
 from launcher.data import sources
 from launcher.data.formats import FORMATS
 from launcher.data.formats.cells import Row
+from launcher.data.unread import unread
 from launcher.data.writers import WRITERS, holding, media
 from launcher.data.writers.rows import dumped
 from launcher.data.writers.writer import At, Facts, Tally, Writer, kind_of
@@ -87,6 +88,7 @@ def convert(inputs: Sequence[Source], formats: Sequence[str], target: Target) ->
     target.writer.whole(facts, tally)
     _insist_on_no_loss(tally, facts, target)
     folder = _one_folder(facts, target)
+    _tell_unread(inputs, formats, facts)
     with _staged(target) as stage:
         wanted = _write(rows, facts, target, stage)
         file = stage / target.path.name if target.writer.suffixes else stage
@@ -354,6 +356,14 @@ def _differs(target: Target, problem: str) -> None:
 
 
 # --- what is said -----------------------------------------------------------------------------------------------------
+
+
+def _tell_unread(inputs: Sequence[Source], formats: Sequence[str], facts: Facts) -> None:
+    """What the launcher reads for no task goes no further."""
+    for source in inputs:
+        found = [f"{what} ({count:,} x)" for what, count in unread(source, tuple(formats), facts.kind).items()]
+        if found:
+            log.say(f"not carried over from {source.path}, being no part of {facts.kind}: {', '.join(found)}")
 
 
 def tell(outcome: Outcome, target: Target) -> None:

@@ -31,7 +31,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--allow-loss", action="store_true", help="write what the format can hold, and count the rest")
     parser.add_argument("--on-error", choices=["error", "skip"], default="error", help="rows that cannot be used")
     parser.add_argument("--overwrite", action="store_true", help="replace a target that is there")
-    parser.add_argument("--table", action="store_true", help="print what can be converted to what (FORMATS.md)")
+    parser.add_argument("--table", action="store_true", help="print what can be converted to what (CONVERSIONS.md)")
 
 
 def run(args: argparse.Namespace) -> int:
