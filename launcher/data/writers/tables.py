@@ -104,5 +104,9 @@ def _cell(value: Any) -> str:
 SOME = {"labelled_text": PAIRS, "prompt_completion": LISTS}
 CSV = Writer(kinds=FLAT, hold=hold_csv, write=write_csv, suffixes=(".csv",), loses=SOME)
 TSV = Writer(
-    kinds=FLAT, hold=hold_tsv, write=_write_tsv, suffixes=(".tsv",), loses={**SOME, "*": "tabs and line ends in cells"}
+    kinds=FLAT,
+    hold=hold_tsv,
+    write=_write_tsv,
+    suffixes=(".tsv",),
+    loses={**SOME, "text": "empty texts", "*": "tabs and line ends in cells"},
 )

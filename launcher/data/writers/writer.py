@@ -60,7 +60,7 @@ class Facts:
 
     def see(self, row: Row) -> None:
         self.rows += 1
-        self.columns.update(row)
+        self.columns.update(row.keys())
         if "label" in row:
             self.label_types |= _types(row["label"])
             self.lists += isinstance(row["label"], list)
@@ -171,6 +171,8 @@ def in_columns(row: Row) -> Row:
 
 def kind_of(row: Row, where: str) -> str:
     """The format of rows that an example comes from."""
+    if "completion_turns" in row:
+        return "prompt_completion"
     for kind, columns in KINDS.items():
         if all(column in row for column in columns):
             return kind
