@@ -76,6 +76,23 @@ def test_what_does_not_fit_is_refused_and_else_counted(kind: str, to: str, tmp_p
     assert all(row in kept for row in alike([row for row in rows(start, kind) if FITS[to](row)]))
 
 
+def test_tokens_that_look_like_what_is_around_them(tmp_path: Path) -> None:
+    """A mark of Windows programs at the beginning of the file, the beginning of a document, a comment, a number of a line."""
+    odd = [["\ufeffa", "b"], ["#", "x"], ["# x", "y"], ["1", "2"], ["1-2", "_"], ["\u3000", "b"], ["a b", " "]]
+    start = put(tmp_path, "start.jsonl", [{"tokens": tokens, "tags": ["O", "O"]} for tokens in odd])
+    for to in ("conll", "conllu"):
+        outcome = run(start, to, tmp_path / f"out.{to}")
+        assert seen(outcome) == rows(start, "tagged_tokens") and not outcome.tally.changed
+    second = put(
+        tmp_path,
+        "second.jsonl",
+        [{"tokens": ["a", "-DOCSTART-"], "tags": ["O", "O"]}, {"tokens": ["b"], "tags": ["O"]}],
+    )
+    with pytest.raises(DataError, match="1 x rows that are left out: with the token -DOCSTART-"):
+        run(second, "conll", tmp_path / "second.conll")
+    assert seen(run(second, "conllu", tmp_path / "second.conllu")) == rows(second, "tagged_tokens")
+
+
 def test_a_text_of_megabytes_passes(tmp_path: Path) -> None:
     """The csv module has a limit of its own, 131,072 characters."""
     start = put(tmp_path, "start.jsonl", [{"text": "x " * 1_000_000}])
