@@ -89,7 +89,7 @@ def _boxes(draw: random.Random, text: str, path: Path, number: int) -> Row:
     """At the border, with fractions that are exact in binary, or with any."""
     boxes = [[0.0, 0.0, 40.0, 30.0], [1.25, 2.5, 3.75, 4.125], [39.0, 29.0, 1.0, 1.0], [7.0, 8.0, 9.0, 10.0]]
     boxes = [*some(draw, boxes), *([[draw.uniform(0, 20) for _ in range(4)]] if number % 3 == 0 else [])]
-    labels = draw.choices([text.strip() or "x", "cat", "a b"], k=len(boxes))
+    labels = draw.choices([text or "x", "cat", "a b"], k=len(boxes))
     return {"image": _picture(path, number), "size": [40, 30], "boxes": boxes, "labels": labels}
 
 

@@ -261,6 +261,14 @@ def test_pictures_and_masks_of_one_name_are_copied_apart(tmp_path: Path) -> None
     assert seen(outcome) == [{"image": f"images/{x}.png".encode(), "mask": f"masks/{x}.png".encode()} for x in "ab"]
 
 
+def test_pictures_that_differ_in_their_suffix_alone_get_numbers_beside_their_masks(tmp_path: Path) -> None:
+    touch(tmp_path, "a.jpg", "a.png", "m/1.png", "m/2.png")
+    given = [{"image": f"a.{suffix}", "mask": f"m/{number}.png"} for number, suffix in ((1, "jpg"), (2, "png"))]
+    start = put(tmp_path, "start.jsonl", given)
+    assert seen(run(start, "mask_folder", tmp_path / "out")) == alike(rows(start, "masked_image"))
+    assert sorted(path.name for path in (tmp_path / "out/images").iterdir()) == ["000001.jpg", "000002.png"]
+
+
 def test_voc_names_one_folder_or_copies(tmp_path: Path) -> None:
     for name in ("one/a.png", "other/a.png"):
         put(tmp_path, name, picture(9, 9))
