@@ -1,14 +1,11 @@
 """From one format of data to another: what would be lost is said first, and what is written is read back before it gets its name.
 
-The rows are read several times and never held in memory: to learn what all of them are like, to learn what the format cannot
-hold, to write them, and to compare.
+The rows are read several times, to learn what all of them are like, to learn what the format cannot hold, to write them, and to
+compare; what is held in memory is a digest of each.
 """
 
 import os
-import re
-import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
@@ -19,13 +16,13 @@ from launcher import log
 from launcher.data import sources
 from launcher.data.formats import FORMATS
 from launcher.data.formats.cells import Row
+from launcher.data.target import Target, refuse, staged
 from launcher.data.unread import unread
-from launcher.data.writers import WRITERS, holding, media
+from launcher.data.writers import holding, media
 from launcher.data.writers.rows import dumped
-from launcher.data.writers.writer import At, Facts, Tally, Writer, kind_of
-from launcher.errors import DataError, EnvironmentProblem, RecipeError, StorageError, printable
+from launcher.data.writers.writer import At, Facts, Tally, kind_of
+from launcher.errors import DataError, RecipeError
 from launcher.schema import Source
-from launcher.suggest import did_you_mean
 
 SHOWN = 5
 # Where nobody says what the data is, those that say most about a row come first: a table of texts and labels is one of texts, too.
@@ -35,31 +32,6 @@ LIKELIEST = (
         (name for name in FORMATS if FORMATS[name].layout is None), key=lambda name: -len(FORMATS[name].all_columns)
     ),
 )
-
-
-@dataclass(frozen=True)
-class Target:
-    """What is to be written. `to`: a name of WRITERS."""
-
-    to: str
-    path: Path
-    copy_media: bool = False
-    allow_loss: bool = False
-    overwrite: bool = False
-    skip: bool = False
-
-    @property
-    def writer(self) -> Writer:
-        return WRITERS[self.to]
-
-    @property
-    def copies(self) -> bool:
-        return self.copy_media or self.writer.copies
-
-    @property
-    def media(self) -> Path:
-        """The folder beside a file for copies of pictures and sounds."""
-        return self.path.with_name(f"{self.path.stem}_media")
 
 
 @dataclass
@@ -89,48 +61,12 @@ def convert(inputs: Sequence[Source], formats: Sequence[str], target: Target) ->
     _insist_on_no_loss(tally, facts, target)
     folder = _one_folder(facts, target)
     _tell_unread(inputs, formats, facts)
-    with _staged(target) as stage:
+    with staged(target) as stage:
         wanted = _write(rows, facts, target, stage)
         file = stage / target.path.name if target.writer.suffixes else stage
         _compare(wanted, file, facts, target, folder)
     source = _source(target, target.path, facts, folder)
     return Outcome(facts, tally, source, len(wanted), rows.skipped)
-
-
-# --- what is refused at once ------------------------------------------------------------------------------------------
-
-
-def refuse(inputs: Sequence[Source], target: Target) -> None:
-    """RecipeError or EnvironmentProblem for a target that cannot be written to, before anything is read."""
-    if target.to not in WRITERS:
-        hint = did_you_mean(target.to, WRITERS)
-        raise RecipeError(f"--to {target.to}: there is no such format ({', '.join(WRITERS)}){hint}")
-    suffixes, path = target.writer.suffixes, target.path
-    if suffixes and path.suffix not in suffixes:
-        raise RecipeError(f"{target.to} is read from files that end with {' or '.join(suffixes)}", where=str(path))
-    if printable(str(path.absolute())) != str(path.absolute()):
-        raise RecipeError("the name is not UTF-8", where=str(path), fix="name another")
-    _insist_on_new(target)
-    for one in inputs:
-        _insist_on_apart(Path(one.path), path)
-
-
-def _insist_on_new(target: Target) -> None:
-    path = target.path
-    for there in (path, *([target.media] if target.copies and target.writer.suffixes else [])):
-        if os.path.lexists(there) and not target.overwrite:
-            raise EnvironmentProblem("is there already", where=str(there), fix="name another, or add --overwrite")
-    if path.is_dir() and not path.is_symlink() and target.writer.suffixes:
-        raise EnvironmentProblem(f"is a folder, and {target.to} is a file", where=str(path), fix="name another")
-    if path.is_file() and not target.writer.suffixes:
-        raise EnvironmentProblem(f"is a file, and {target.to} is a folder", where=str(path), fix="name another")
-
-
-def _insist_on_apart(given: Path, path: Path) -> None:
-    """Else what is read would be replaced, or what is written would be read the next time."""
-    here, there = Path(os.path.realpath(path)), Path(os.path.realpath(given))
-    if given.exists() and (here == there or here in there.parents or there in here.parents):
-        raise RecipeError(f"lies in what is read, {given}, or holds it", where=str(path), fix="name another place")
 
 
 # --- rows on their way ------------------------------------------------------------------------------------------------
@@ -251,39 +187,6 @@ def in_words(counts: dict[str, tuple[int, str]]) -> list[str]:
 # --- writing ----------------------------------------------------------------------------------------------------------
 
 
-@contextmanager
-def _staged(target: Target) -> Iterator[Path]:
-    """A folder beside the target, which becomes it, or whose content does; gone if anything fails."""
-    stage = target.path.absolute().with_name(f".{target.path.name}.{os.getpid()}.partial")
-    try:
-        stage.parent.mkdir(parents=True, exist_ok=True)
-        shutil.rmtree(stage, ignore_errors=True)
-        stage.mkdir()
-        yield stage
-        if not target.writer.suffixes:
-            _rename(stage, target.path)
-        else:
-            if (stage / target.media.name).exists():
-                _rename(stage / target.media.name, target.media)
-            _rename(stage / target.path.name, target.path)
-    except OSError as error:
-        problem = f"cannot be written: {error.strerror or error}"
-        raise StorageError(problem, where=str(target.path), fix="make room, or name another place") from error
-    finally:
-        shutil.rmtree(stage, ignore_errors=True)
-
-
-def _rename(staged: Path, path: Path) -> None:
-    """A folder that is there is set aside first, since a rename replaces files only."""
-    aside = staged.with_name(f"{staged.name}.old")
-    if staged.is_dir() and os.path.lexists(path):
-        os.rename(path, aside)
-    os.replace(staged, path)
-    if aside.is_symlink() or aside.is_file():
-        aside.unlink()
-    shutil.rmtree(aside, ignore_errors=True)
-
-
 def _write(rows: _Rows, facts: Facts, target: Target, stage: Path) -> list[tuple[str, bytes]]:
     """(where, digest) of every row, in the order in which they will be read."""
     writer = target.writer
@@ -350,7 +253,7 @@ def _has_names(facts: Facts) -> bool:
     return any(path for _, path in facts.files) and FORMATS[facts.kind].has_media
 
 
-def _differs(target: Target, problem: str) -> None:
+def _differs(target: Target, problem: str) -> NoReturn:
     fix = "nothing is kept; leave that row out, or use --to jsonl"
     raise DataError(problem, where=str(target.path), fix=fix)
 
@@ -364,32 +267,3 @@ def _tell_unread(inputs: Sequence[Source], formats: Sequence[str], facts: Facts)
         found = [f"{what} ({count:,} x)" for what, count in unread(source, tuple(formats), facts.kind).items()]
         if found:
             log.say(f"not carried over from {source.path}, being no part of {facts.kind}: {', '.join(found)}")
-
-
-def tell(outcome: Outcome, target: Target) -> None:
-    """Rows, what became of them, and what to write into a recipe."""
-    facts = outcome.facts
-    log.say(f"{facts.rows:,} rows of {facts.kind} -> {target.to}: {outcome.written:,} written and read back")
-    if outcome.skipped:
-        log.say(f"skipped: {len(outcome.skipped):,} rows that cannot be used")
-        for error in outcome.skipped[:SHOWN]:
-            log.say(f"  {error}")
-    for name, counts in (("changed", outcome.tally.changed), ("lost", outcome.tally.lost)):
-        for line in in_words(counts):
-            log.say(f"{name}: {line}")
-    if facts.misplaced:
-        log.say(
-            f"note: {facts.misplaced:,} answers do not stand at their answer_start, as before; see fix_answers of data.clean"
-        )
-    log.say(recipe_line(outcome.source))
-
-
-def recipe_line(source: Source) -> str:
-    """`data: {train: [{path: ..., format: ...}]}`"""
-    keys = {"path": source.path, "format": source.format, "media": source.media}
-    inner = ", ".join(f"{name}: {_yaml(value)}" for name, value in keys.items() if value is not None)
-    return f"data: {{train: [{{{inner}}}]}}"
-
-
-def _yaml(text: str) -> str:
-    return text if re.fullmatch(r"[A-Za-z_./][\w./-]*", text) else dumped(text)

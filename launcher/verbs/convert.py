@@ -5,6 +5,8 @@ sounds stay where they are, and the output names them relative to itself, unless
 """
 
 import argparse
+import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -43,10 +45,10 @@ def run(args: argparse.Namespace) -> int:
 
         print(conversions.page(), end="")
         return 0
-    from launcher.data import convert
+    from launcher.data import convert, target
 
     _insist_on_arguments(args)
-    target = convert.Target(
+    wanted = target.Target(
         to=args.to,
         path=args.output,
         copy_media=args.copy_media,
@@ -54,8 +56,8 @@ def run(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
         skip=args.on_error == "skip",
     )
-    outcome = convert.convert([_source(args, given) for given in args.inputs], _formats(args), target)
-    convert.tell(outcome, target)
+    outcome = convert.convert([_source(args, given) for given in args.inputs], _formats(args), wanted)
+    _tell(outcome, args.to)
     return 0
 
 
@@ -107,3 +109,34 @@ def _mapping(pairs: list[str], usage: str) -> dict[str, str]:
         if not all(pair.partition("=")):
             raise RecipeError(f"{pair!r} is not of the form {usage}")
     return dict(pair.partition("=")[::2] for pair in pairs)
+
+
+def _tell(outcome: Any, to: str) -> None:
+    """Rows, what became of them, and what to write into a recipe."""
+    from launcher.data.convert import SHOWN, in_words
+
+    facts = outcome.facts
+    print(f"{facts.rows:,} rows of {facts.kind} -> {to}: {outcome.written:,} written and read back")
+    if outcome.skipped:
+        print(f"skipped: {len(outcome.skipped):,} rows that cannot be used")
+        for error in outcome.skipped[:SHOWN]:
+            print(f"  {error}")
+    for name, counts in (("changed", outcome.tally.changed), ("lost", outcome.tally.lost)):
+        for line in in_words(counts):
+            print(f"{name}: {line}")
+    if facts.misplaced:
+        print(
+            f"note: {facts.misplaced:,} answers do not stand at their answer_start, as before; see fix_answers of data.clean"
+        )
+    print(_recipe_line(outcome.source))
+
+
+def _recipe_line(source: Any) -> str:
+    """`data: {train: [{path: ..., format: ...}]}`"""
+    keys = {"path": source.path, "format": source.format, "media": source.media}
+    inner = ", ".join(f"{name}: {_yaml(value)}" for name, value in keys.items() if value is not None)
+    return f"data: {{train: [{{{inner}}}]}}"
+
+
+def _yaml(text: str) -> str:
+    return text if re.fullmatch(r"[A-Za-z_./][\w./-]*", text) else json.dumps(text, ensure_ascii=False)

@@ -10,8 +10,9 @@ import numpy as np
 from tiny_pictures import png
 from written import put, rows, source
 
-from launcher.data.convert import LIKELIEST, Outcome, Target, convert
+from launcher.data.convert import LIKELIEST, Outcome, convert
 from launcher.data.formats.tokens import TAG
+from launcher.data.target import Target
 
 Row = dict[str, Any]
 TEXTS = [

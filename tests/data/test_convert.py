@@ -136,6 +136,15 @@ def test_conversations_that_parquet_changes_are_refused(tmp_path: Path) -> None:
         for arguments in ({"a": 1}, {"b": "x"})
     ]
     ask = {"role": "user", "content": "?"}
+    numbers = [{"role": "assistant", "tool_calls": [{"name": "f", "arguments": {"a": one}}]} for one in (1, 0.5)]
+    orders = [
+        {"role": "assistant", "tool_calls": [{"name": "f", "arguments": one}]}
+        for one in ({"a": 1, "b": 2}, {"b": 1, "a": 2})
+    ]
+    for name, given in (("numbers", numbers), ("orders", orders)):
+        other = put(tmp_path, f"{name}.jsonl", [{"messages": [ask, call]} for call in given])
+        with pytest.raises(DataError, match="1 x values inside of turns"):
+            run(other, "parquet", tmp_path / "out.parquet")
     start = put(tmp_path, "start.jsonl", [{"messages": [ask, call]} for call in calls])
     with pytest.raises(DataError, match="2 x values inside of turns"):
         run(start, "parquet", tmp_path / "out.parquet")
@@ -349,7 +358,7 @@ def test_what_is_read_back_otherwise_gets_no_name(fault: str, tmp_path: Path, mo
         faults = {"a row fewer": examples[:-1], "a row more": [*examples, examples[0]], "another row": examples[::-1]}
         WRITERS["jsonl"].write(faults[fault], path, facts)
 
-    monkeypatch.setitem(convert.WRITERS, "json", replace(WRITERS["jsonl"], write=write))
+    monkeypatch.setitem(WRITERS, "json", replace(WRITERS["jsonl"], write=write))
     start = put(tmp_path, "start.csv", "text\na\nb\nc\n")
     with pytest.raises(KeyError if fault == "an error" else DataError):
         run(start, "json", tmp_path / "out.jsonl")
@@ -390,6 +399,20 @@ def test_several_inputs_become_one_if_they_are_of_one_kind(tmp_path: Path) -> No
     other = put(tmp_path, "c.jsonl", [{"source": "b", "target": "2"}])
     with pytest.raises(DataError, match="c.jsonl:1: is of source_target, and rows before are of labelled_text"):
         run([first, other], "jsonl", tmp_path / "out.jsonl")
+
+
+def test_a_hub_data_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    rows_there = [{"text": "a", "label": 0, "idx": 7}, {"text": "b", "label": 1, "idx": 8}]
+    features = datasets.Features(
+        {"text": datasets.Value("string"), "label": datasets.ClassLabel(2), "idx": datasets.Value("int64")}
+    )
+    held = datasets.Dataset.from_list(rows_there, features=features)
+    monkeypatch.setattr(datasets, "load_dataset", lambda path, name, split: held)
+    outcome = run(Path("owner/name"), "csv", tmp_path / "out.csv", ("labelled_text",))
+    assert seen(outcome) == [{"text": "a", "label": "0"}, {"text": "b", "label": "1"}]
+    assert unread(source(Path("owner/name")), ("labelled_text",), "labelled_text") == {"column 'idx'": 2}
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from launcher.data import sources
-from launcher.data.convert import LIKELIEST, Target, convert
+from launcher.data.convert import LIKELIEST, convert
+from launcher.data.target import Target
 from launcher.schema import Source
 from launcher.section import freeze
 

@@ -1,7 +1,6 @@
 """Pictures and sounds of a converted data set: named where they are, or copied into it."""
 
 import os
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -84,7 +83,6 @@ class Copies:
         target.parent.mkdir(parents=True, exist_ok=True)
         target.write_bytes(content)
         if path:
-            shutil.copystat(path, target)
             self.done[path] = name
         return name
 
