@@ -13,6 +13,7 @@ from tiny import full_disk
 from written import put, rows, source, touch
 
 from launcher.data import conversions, convert
+from launcher.data.formats import FORMATS
 from launcher.data.unread import unread
 from launcher.data.writers import WRITERS, holding
 from launcher.data.writers.writer import KINDS
@@ -47,6 +48,7 @@ def keys(outcome: convert.Outcome) -> dict[str, Any]:
 
 def test_every_kind_of_row_is_tried() -> None:
     assert set(MAKERS) == set(KINDS) == {kind for kind, _, _ in PAIRS}
+    assert set(KINDS) == {name for name, known in FORMATS.items() if known.layout is None}
 
 
 @pytest.mark.parametrize(
