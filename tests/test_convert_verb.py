@@ -79,6 +79,10 @@ def test_losses_are_printed_where_they_are_allowed(tmp_path: Path, capsys: pytes
         (["x.csv", "--to", "csv", "--output", "y.csv"], "neither a file here nor a hub data set"),
         (["a.txt", "--to", "csv", "--output", "y.csv"], "a .txt file may be a text or CoNLL"),
         (["a.csv", "--to", "csv", "--output", "y.csv", "--columns", "text"], "not of the form"),
+        (["", "--to", "csv", "--output", "y.csv"], "no source of data"),
+        (["a.csv", "--to", "csv", "--output", ".."], "files that end with .csv"),
+        (["a.csv", "--to", "voc", "--output", ".."], "is no name of a new file or folder"),
+        (["a.csv", "--to", "csv", "--output", "y.csv", "--defaults", "label=[1"], "--defaults label=[1 holds no value"),
         (["a.csv", "--to", "csv", "--output", "y.csv", "--columns", "txt=a"], "did you mean text"),
         (["a.csv", "--to", "csv", "--output", "y.csv", "--format", "labeled_text"], "did you mean labelled_text"),
         (

@@ -85,6 +85,7 @@ def _formats(args: argparse.Namespace) -> tuple[str, ...]:
 
 
 def _source(args: argparse.Namespace, given: str) -> Any:
+    from launcher.errors import RecipeError
     from launcher.schema import Source
     from launcher.section import freeze
 
@@ -93,13 +94,22 @@ def _source(args: argparse.Namespace, given: str) -> Any:
     keys |= {name: getattr(args, name) for name in ("format", "media", "split", "name")}
     if args.header:
         keys["header"] = args.header.split(",")
-    return Source.model_validate({name: freeze(value) for name, value in keys.items()})
+    try:
+        return Source.model_validate({name: freeze(value) for name, value in keys.items()})
+    except ValueError as error:
+        raise RecipeError(f"no source of data: {' '.join(str(error).split())}", where=given) from None
 
 
 def _values(given: list[str]) -> dict[str, Any]:
     import yaml
 
-    return {name: yaml.safe_load(text) for name, text in _mapping(given, "--defaults OURS=VALUE").items()}
+    from launcher.errors import RecipeError
+
+    values = _mapping(given, "--defaults OURS=VALUE")
+    try:
+        return {name: yaml.safe_load(text) for name, text in values.items()}
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--defaults {' '.join(given)} holds no value: {' '.join(str(error).split())}") from None
 
 
 def _mapping(pairs: list[str], usage: str) -> dict[str, str]:
