@@ -36,7 +36,7 @@ class Target:
     @property
     def media(self) -> Path:
         """The folder beside a file for copies of pictures and sounds."""
-        return self.path.with_name(f"{self.path.stem}_media")
+        return self.path.with_name(f"{self.path.stem}_{self.path.suffix[1:]}_media")
 
 
 def refuse(inputs: Sequence[Source], target: Target) -> None:

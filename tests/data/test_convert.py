@@ -254,7 +254,7 @@ def test_copies_have_names_of_their_own(tmp_path: Path) -> None:
     outcome = run(tmp_path / "start.parquet", "jsonl", tmp_path / "out.jsonl", copy_media=True)
     one.write_bytes(b"changed")
     assert seen(outcome) == wanted
-    assert sorted(path.name for path in (tmp_path / "out_media").iterdir()) == [
+    assert sorted(path.name for path in (tmp_path / "out_jsonl_media").iterdir()) == [
         "000002.png",
         "000004.png",
         "000005.png",
