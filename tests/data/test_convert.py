@@ -270,6 +270,8 @@ def test_pictures_and_masks_of_one_name_are_copied_apart(tmp_path: Path) -> None
     touch(tmp_path, "images/a.png", "masks/a.png", "images/b.png", "masks/b.png")
     outcome = run(tmp_path, "jsonl", tmp_path.with_name("masks_out") / "out.jsonl", copy_media=True)
     assert seen(outcome) == [{"image": f"images/{x}.png".encode(), "mask": f"masks/{x}.png".encode()} for x in "ab"]
+    copied = sorted(str(path.relative_to(path.parents[1])) for path in Path(outcome.source.path).parent.rglob("*.png"))
+    assert copied == ["images/a.png", "images/b.png", "masks/a.png", "masks/b.png"]
 
 
 def test_pictures_that_differ_in_their_suffix_alone_get_numbers_beside_their_masks(tmp_path: Path) -> None:
