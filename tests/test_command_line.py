@@ -24,6 +24,7 @@ VERBS = [
     "report",
     "runs",
     "recipes",
+    "convert",
     "verify-math",
     "lr-find",
 ]

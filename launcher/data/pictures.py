@@ -66,6 +66,21 @@ def decoded(content: bytes, where: str) -> "Image":
     return upright
 
 
+def upright_size(source: str | bytes, where: str) -> tuple[int, int]:
+    """Width and height of a picture, told from its header, turned as its EXIF says. DataError for one that cannot be read."""
+    from PIL import ExifTags, UnidentifiedImageError
+
+    _, content = media_rows.first_read("image", source, "picture", where)
+    try:
+        picture = _header(content, where)
+        is_turned = picture.getexif().get(ExifTags.Base.Orientation) in (5, 6, 7, 8)
+    except (OSError, SyntaxError, ValueError) as error:
+        unknown = isinstance(error, UnidentifiedImageError)
+        problem = "in no format that is known" if unknown else str(error)
+        raise DataError(f"the picture cannot be read: {problem}", where=where, fix=MEND) from error
+    return (picture.height, picture.width) if is_turned else (picture.width, picture.height)
+
+
 def in_rgb(picture: "Image", where: str) -> "Image":
     """As transformers' pipelines convert: what is transparent keeps the colour that it has in the file. 16 bits become 8."""
     from PIL import Image

@@ -5,6 +5,7 @@ names its file and place. To add a file format, see `readers`; to add a format, 
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from launcher.data.formats.media import MEDIA, media_digest, named_file
 from launcher.data.readers import Read
 from launcher.errors import DataError, printable
 from launcher.schema import Source
+
+CONVERSATIONS = ("messages", "prompt_completion")  # beside whose columns `tools` are read
 
 
 def examples(
@@ -79,6 +82,18 @@ def fingerprint(source: Source, formats: Sequence[str] = tuple(FORMATS)) -> list
         json.dumps(keys, sort_keys=True),
         *(_local(source, formats) if Path(source.path).exists() else _hub(source)),
     ]
+
+
+def unread_columns(source: Source, name: str) -> Counter[str]:
+    """{column that the format `name` does not read: number of rows in which it holds something}"""
+    columns = _columns(source, name)
+    beside = ("tools",) if name in CONVERSATIONS else ("size",) if FORMATS[name].layout else ()
+    known = {columns.get(ours, ours) for ours in (*FORMATS[name].all_columns, *beside)}
+    found: Counter[str] = Counter()
+    for _, _, row in _rows(source, name, labelled=False):
+        if isinstance(row, dict):
+            found.update(column for column, cell in row.items() if column not in known and cell not in (None, ""))
+    return found
 
 
 def _local(source: Source, formats: Sequence[str]) -> list[str]:

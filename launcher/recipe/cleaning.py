@@ -4,9 +4,18 @@ from collections.abc import Iterator
 from typing import Any
 
 from launcher import parts
-from launcher.data.clean import texts
-from launcher.data.clean.steps import DropDuplicates, DropLeakage, DropLength, FixAnswers, NormalizeUnicode, Trim
+from launcher.data.clean import language, texts
+from launcher.data.clean.steps import (
+    DropDuplicates,
+    DropLanguage,
+    DropLeakage,
+    DropLength,
+    FixAnswers,
+    NormalizeUnicode,
+    Trim,
+)
 from launcher.data.formats import all_columns
+from launcher.errors import EnvironmentProblem
 from launcher.schema import Sections
 from launcher.suggest import did_you_mean
 
@@ -25,6 +34,8 @@ def findings(recipe: Sections) -> Iterator[Finding]:
         yield from _columns(key, step, recipe.task, columns)
         if isinstance(step, DropLength):
             yield from _limits(key, step)
+        if isinstance(step, DropLanguage):
+            yield from _languages(key, step)
         if isinstance(step, DropLeakage) and not recipe.data.eval:
             yield f"{key}.name", "drop_leakage compares data.train with data.eval; give data.eval"
         if isinstance(step, FixAnswers) and any(isinstance(one, Trim | NormalizeUnicode) for one in steps[:index]):
@@ -57,6 +68,17 @@ def _columns(key: str, step: Any, task: str, columns: tuple[str, ...]) -> Iterat
             )
     if getattr(step, "columns", None) == ():
         yield f"{key}.columns", "names no column; take it out, or name some"
+
+
+def _languages(key: str, step: DropLanguage) -> Iterator[Finding]:
+    try:
+        known = language.known()
+    except EnvironmentProblem as error:
+        yield f"{key}.name", str(error)
+        return
+    for place, code in enumerate(step.languages):
+        if code not in known:
+            yield f"{key}.languages.{place}", f"{code} is none of the languages that can be told: {', '.join(known)}"
 
 
 def _limits(key: str, step: DropLength) -> Iterator[Finding]:

@@ -34,6 +34,19 @@ def test_boxes_that_are_none(boxes: Any, labels: Any, says: str, tmp_path: Path)
         rows(path, "boxed_image")
 
 
+def test_rows_may_say_the_size_of_the_picture(tmp_path: Path) -> None:
+    """As COCO and VOC do; a column of another meaning is named, and can be called otherwise."""
+    touch(tmp_path, "a.png")
+    row = {"image": "a.png", "boxes": [], "labels": []}
+    sizes: list[Any] = [[4, 3], None, [4, 3, 1], "4x3", [0, 1], [4.0, 3.0], 12]
+    path = put(tmp_path, "a.jsonl", [{**row, "size": size} for size in sizes])
+    found, errors = spoiled(path, "boxed_image")
+    assert [one.get("size") for one in found] == [(4, 3), None]
+    assert [error.where for error in errors] == [f"{path}:{line}" for line in range(3, 8)]
+    assert all("'size' must be [width, height]" in str(error) for error in errors)
+    assert len(rows(path, "boxed_image", columns={"size": "frame"})) == len(sizes)
+
+
 def made(folder: Path, draw: random.Random) -> list[dict[str, Any]]:
     """The same random boxes as COCO and as VOC, beside their pictures; as they must be read."""
     names = {3: "cat", 7: "dog", 90: "ant"}

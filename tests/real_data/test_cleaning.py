@@ -74,3 +74,16 @@ def test_answers_that_do_not_stand_where_they_should() -> None:
         assert (
             report.counts["answers moved by fix_answers"] + report.counts["answers dropped by fix_answers"] == wrong > 0
         )
+
+
+def test_languages() -> None:
+    """Sentences of one language: next to none is dropped as another, and most are where that language is not wanted."""
+    for path, language, source in (
+        ("cls_banking77/train.csv", "en", {"columns": {"label": "category"}}),
+        ("cls_sst2/train.tsv", "en", HEADER),
+        ("cls_chnsenticorp_zh/train.tsv", "zh", RENAMED),
+    ):
+        wanted = cleaned({"name": "drop_language", "languages": [language]}, "labelled_text", path, **source)
+        other = cleaned({"name": "drop_language", "languages": ["fr"]}, "labelled_text", path, **source)
+        rows = len(wanted.kept) + len(wanted.dropped)
+        assert len(wanted.dropped) / rows < 0.002 and len(other.dropped) / rows > 0.9, path

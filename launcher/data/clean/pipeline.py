@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from launcher.data import sources
-from launcher.data.clean import alike, answers, texts
+from launcher.data.clean import alike, answers, language, texts
 from launcher.data.clean.report import FOUND, Item, Report
 from launcher.data.clean.steps import (
     BY_ROW,
@@ -17,6 +17,7 @@ from launcher.data.clean.steps import (
     DropBroken,
     DropDuplicates,
     DropEmpty,
+    DropLanguage,
     DropLeakage,
     DropLength,
     DropNearDuplicates,
@@ -41,6 +42,8 @@ class Cleaning:
     def ingredients(self, number: int) -> list[Any]:
         """All that decides what is left of a source, besides itself: others, where rows are compared with theirs."""
         found: list[Any] = [[getattr(step, name) for name in type(step).model_fields] for step in self.data.clean]
+        if any(isinstance(step, DropLanguage) for step in self.data.clean):
+            found.append(language.library())
         if not all(isinstance(step, BY_ROW) for step in self.steps):
             found += [number, self.is_eval, *(sources.fingerprint(source, self.formats) for source in self.listed)]
         if any(isinstance(step, DropLeakage) for step in self.steps):
@@ -83,6 +86,8 @@ class Cleaning:
                 return (_edited(step, item, count) for item in items)
             case FixAnswers():
                 return self._mended(step, items, reports)
+            case DropLanguage():
+                return language.without_others(step, items, drop, count)
             case DropDuplicates():
                 return alike.duplicates(step, list(items), drop, count)
             case DropNearDuplicates():

@@ -94,6 +94,17 @@ class DropBroken(Drop):
     """Smallest share of letters, marks and digits among the characters that are no white space."""
 
 
+class DropLanguage(Drop):
+    """Drops rows of which a text is in another language than those named."""
+
+    name: Literal["drop_language"]
+    """drop_language."""
+    languages: Annotated[tuple[Annotated[str, Field(pattern="^[a-z]{2,3}$")], ...], Field(min_length=1)]
+    """Languages that stay, by ISO 639 code: [en, de]."""
+    min_score: Share = 0.7
+    """Probability from which a text is in another language or two like it; one that is less clear, as short ones are, stays."""
+
+
 class DropDuplicates(Drop):
     """Drops rows that are the same as another."""
 
@@ -136,7 +147,7 @@ class DropLeakage(Section):
 
 
 EDITS = (Trim, NormalizeUnicode, FixAnswers)
-BY_ROW = (*EDITS, DropEmpty, DropLength, DropBroken)  # what becomes of a row does not depend on others
+BY_ROW = (*EDITS, DropEmpty, DropLength, DropBroken, DropLanguage)  # what becomes of a row does not depend on others
 CleanStep = Annotated[
     Trim
     | NormalizeUnicode
@@ -144,6 +155,7 @@ CleanStep = Annotated[
     | DropEmpty
     | DropLength
     | DropBroken
+    | DropLanguage
     | DropDuplicates
     | DropNearDuplicates
     | DropLeakage,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from launcher.data.formats.answers import SQUAD, question_answers
-from launcher.data.formats.boxes import COCO, VOC, boxed_image, sized_image
+from launcher.data.formats.boxes import COCO, VOC, boxed_image
 from launcher.data.formats.cells import Cells, Row
 from launcher.data.formats.conversations import messages, prompt_completion, text
 from launcher.data.formats.images import IMAGE_FOLDER, MASK_FOLDER, labelled_image, masked_image
@@ -52,9 +52,9 @@ FORMATS: dict[str, Format] = {
     "source_target": Format(("source",), ("target",), source_target),
     "labelled_image": Format(("image",), ("label",), labelled_image),
     "image_folder": Format(("image",), ("label",), labelled_image, IMAGE_FOLDER),
-    "boxed_image": Format(("image",), ("boxes", "labels"), boxed_image),
-    "coco": Format(("image",), ("boxes", "labels"), sized_image, COCO),
-    "voc": Format(("image",), ("boxes", "labels"), sized_image, VOC),
+    "boxed_image": Format(("image",), ("boxes", "labels"), boxed_image, optional=("size",)),
+    "coco": Format(("image",), ("boxes", "labels"), boxed_image, COCO),
+    "voc": Format(("image",), ("boxes", "labels"), boxed_image, VOC),
     "masked_image": Format(("image",), ("mask",), masked_image),
     "mask_folder": Format(("image",), ("mask",), masked_image, MASK_FOLDER),
     "labelled_audio": Format(("audio",), ("label",), labelled_audio),

@@ -25,7 +25,10 @@ VOC_FOLDERS = (".", "../JPEGImages", "../images")  # seen from the xml file
 
 
 def boxed_image(cells: Cells) -> Row:
+    """{image, boxes, labels} with `size`, width and height, where the data says for which picture the boxes are."""
     example: Row = {"image": media(cells, "image")}
+    if (size := _said_size(cells)) is not None:
+        example["size"] = size
     if not cells.answered("boxes", "labels"):
         return example
     boxes = [_box(cells, number, box) for number, box in enumerate(cells.items("boxes"))]
@@ -35,10 +38,17 @@ def boxed_image(cells: Cells) -> Row:
     return {**example, "boxes": boxes, "labels": labels}
 
 
-def sized_image(cells: Cells) -> Row:
-    """And `size`, width and height, where a COCO or VOC file says for which picture its boxes are."""
-    example, size = boxed_image(cells), cells.get("size")
-    return example if size is None else {**example, "size": size}
+def _said_size(cells: Cells) -> tuple[int, int] | None:
+    size = cells.get("size")
+    if size is None:
+        return None
+    is_size = isinstance(size, list | tuple) and len(size) == 2 and all(type(side) is int for side in size)
+    if not is_size or min(size) < 1:
+        raise cells.error(
+            f"{cells.said('size')} must be [width, height] of the picture in pixels, not {size!r:.100}",
+            "name another column with columns: {size: ...}, or leave it out",
+        )
+    return size[0], size[1]
 
 
 def _box(cells: Cells, number: int, box: Any) -> list[float]:
