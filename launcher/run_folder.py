@@ -65,6 +65,10 @@ class RunFolder:
         """The last evaluation in detail, as `launcher.metrics` leaves it: step, task, and what there is to show."""
         return dict(self._json("evaluation.json", {}))
 
+    def schedule(self) -> dict[str, Any]:
+        """The planned learning rate and the stages, as `launcher.story` leaves them."""
+        return dict(self._json("schedule.json", {}))
+
     def recipe_text(self) -> str:
         """The recipe as resolved, or an empty string."""
         return self._text("recipe.yaml")

@@ -21,14 +21,20 @@ from launcher.data.clean import report as cleaned
 from launcher.errors import RecipeErrors
 from launcher.evaluate import Verdict
 from launcher.faults import StopRequest
+from launcher.plan import Plan
 from launcher.run import Prepared, Run, enter
 from launcher.trackers import Trackers
 
+RATES_DRAWN = 300  # of a stage
 
-def tell(run: Run, stop: StopRequest, later: Sequence[Prepared] = ()) -> None:
-    """The whole run from its first look to its export; `later` stages follow the one for which the run is ready."""
+
+def tell(run: Run, stop: StopRequest, stages: Sequence[Prepared] = ()) -> None:
+    """The whole run from its first look to its export; the last of `stages` follow the one for which it is ready."""
+    stages = stages or [run.prepared]
+    later = [stage for stage in stages if (stage.plan.first_step or 0) > (run.plan.first_step or 0)]
     if run.engine.is_main:
         _write_papers(run)
+        _write_json(run.folder / "schedule.json", schedule([stage.plan for stage in stages]))
     trackers = Trackers(run.recipe.logging.trackers if run.engine.is_main else (), run.folder, run.plan)
     section = run.recipe.export
     wanted = export.Wanted(section.merge, section.dtype, section.verify)
@@ -49,6 +55,17 @@ def tell(run: Run, stop: StopRequest, later: Sequence[Prepared] = ()) -> None:
     run.engine.barrier()
     if run.engine.is_main:
         publish(run, model, wanted)
+
+
+def schedule(plans: Sequence[Plan]) -> dict[str, Any]:
+    """What the report draws: the first step of each stage with its name, and [step, learning rate] as planned, from 1 on."""
+    points = []
+    for plan in plans:
+        assert plan.first_step is not None and plan.last_step is not None
+        stride = max(1, (plan.last_step - plan.first_step) // RATES_DRAWN)
+        steps = [*range(plan.first_step, plan.last_step, stride), plan.last_step - 1]
+        points += [[step + 1, plan.rate(step)] for step in dict.fromkeys(steps)]
+    return {"stages": [[plan.first_step, plan.stage] for plan in plans if plan.stage], "learning_rate": points}
 
 
 def look_before(run: Run, trackers: Trackers) -> None:

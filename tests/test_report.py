@@ -135,7 +135,9 @@ def test_a_missing_file_leaves_a_sentence(tmp_path, missing):
 @pytest.mark.parametrize("garbage", ["", "[]", "{}", "null", "{", '"text"', "[1, 2]", '{"step": "x"}\n3\n', "\x00\xff"])
 def test_no_content_of_a_file_breaks_the_page(tmp_path, garbage):
     for number, stem in enumerate(("metrics", "attempts", "plan", "environment", "samples", "recipe")):
-        page_of(make_run(tmp_path / f"run{number}", **{stem: garbage}))
+        run = make_run(tmp_path / f"run{number}", **{stem: garbage})
+        (run / "schedule.json").write_text(garbage, encoding="latin-1")
+        page_of(run)
     everything = dict.fromkeys(("metrics", "attempts", "plan", "environment", "samples", "recipe"), garbage)
     page_of(make_run(tmp_path / "all", **everything))
 
@@ -145,6 +147,9 @@ def test_no_odd_value_breaks_the_page(tmp_path, odd):
     fields = ("attempt", "time", "host", "pid", "world", "first_step", "last_step", "exit_code", "error")
     ended = {"event": "end"} | dict.fromkeys(fields, odd)
     metric = dict.fromkeys(("epoch", "tokens", "time", "train/loss", "eval/loss"), odd)
+    schedule = {"stages": [[odd, odd], odd], "learning_rate": [[1, odd], [odd, odd], odd]}
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "schedule.json").write_text(json.dumps(schedule))
     page_of(
         make_run(
             tmp_path / "run",

@@ -67,6 +67,16 @@ def test_each_stage_has_its_learning_rate_and_its_schedule_over_its_own_steps(fi
     assert list(tiny.losses(finished, "train/learning_rate").values()) == pytest.approx(expected, rel=1e-12)
 
 
+def test_the_report_draws_the_planned_rate_and_where_stages_begin(finished: Path) -> None:
+    schedule = json.loads((finished / "schedule.json").read_text())
+    used = tiny.losses(finished, "train/learning_rate")
+    assert dict(schedule["learning_rate"]) == pytest.approx(used)
+    assert [name for _, name in schedule["stages"]] == list(ENDS)
+    page = (finished / "report.html").read_text()
+    assert all(f"<title>stage {name}</title>" in page for name in ENDS)
+    assert page.count(' dashed"') == 1
+
+
 @pytest.mark.parametrize("step", [2, 3, 5, 6])
 def test_resumed_at_the_end_of_a_stage_and_inside_one_equals_uninterrupted(
     staged: Path, finished: Path, tmp_path: Path, step: int

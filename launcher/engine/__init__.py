@@ -51,12 +51,13 @@ def world() -> World:
 class Engine:
     """Runs an Objective on this rank. Call in this order: `prepare`, then per step `backward` for each micro-batch and `step`."""
 
+    _average: Average | None = None
+
     def __init__(self, plan: Plan):
         torch.set_num_threads(_threads(plan))
         torch.set_float32_matmul_precision("high" if plan.precision == "tf32" else "highest")
         torch.backends.cudnn.allow_tf32 = plan.precision == "tf32"  # convolutions would take it by default
         self._strategy = Replicated(plan) if plan.deepspeed is None else Zero(plan)
-        self._average: Average | None = None
         self.plan = plan
         self.device: torch.device = self._strategy.accelerator.device
         self.rank = dist.get_rank() if dist.is_initialized() else 0

@@ -21,7 +21,7 @@ Points = Sequence[tuple[float, float]]
 
 @dataclass(frozen=True)
 class Series:
-    """One quantity over steps. look: 'line', or 'dots' (a line with a mark at each value)."""
+    """One quantity over steps. look: 'line', 'dashed', or 'dots' (a line with a mark at each value)."""
 
     label: str
     points: Points
@@ -36,6 +36,7 @@ class Steps:
     first: float
     last: float
     resumed_at: list[float]
+    stages: list[tuple[float, str]] = field(default_factory=list)  # first step and name
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Curve:
     colour: int
     path: str
     pale_path: str = ""
+    dashed: bool = False
     dots: list[tuple[float, float]] = field(default_factory=list)
     end: tuple[float, float] = (0.0, 0.0)
     end_text: str = ""
@@ -67,6 +69,7 @@ class Drawing:
     y_ticks: list[Tick]
     curves: list[Curve]
     resumed_at: list[float]
+    stages: list[tuple[float, str]]
     notes: list[str]
     hover: str
 
@@ -108,6 +111,7 @@ def draw(series: list[Series], size: tuple[int, int], steps: Steps, label_width:
         y_ticks=y_ticks,
         curves=curves,
         resumed_at=[x(step) for step in steps.resumed_at if x.low < step < x.high],
+        stages=[(x(step), name) for step, name in steps.stages if x.low <= step < x.high],
         notes=notes,
         hover=json.dumps({"low": x.low, "high": x.high, "left": LEFT, "right": x.end, "series": hover}),
     )
@@ -201,6 +205,7 @@ def _curve(series: Series, colour: int, x: Scale, y: Scale) -> tuple[Curve, dict
     across, up = [x(step) for step in steps], [y(shown[i]) for i in chosen]
     curve = Curve(series.label, colour, _path(across, up))
     curve.pale_path = _path(across, [y(raw[i]) for i in chosen]) if smooth else ""
+    curve.dashed = series.look == "dashed"
     curve.dots = list(zip(across, up, strict=True)) if series.look == "dots" or len(chosen) == 1 else []
     curve.end, curve.end_text_y = (across[-1], up[-1]), up[-1]
     curve.end_text = ("≈ " if smooth else "") + number(shown[-1])

@@ -13,6 +13,7 @@ from launcher.report.details import details_of
 from launcher.report.facts import Facts, Goal, after, gather, values_of
 from launcher.run_folder import RunFolder
 
+RATE = "train/learning_rate"
 WIDE, NARROW, SMALL = (1080, 330), (400, 300), (400, 200)
 SAMPLES_SHOWN = 3
 
@@ -64,7 +65,8 @@ class Figure:
 def render(folder: RunFolder) -> str:
     """The whole page as text. Parts that the run does not have are left out with a sentence."""
     facts = gather(folder)
-    steps = _steps(facts)
+    schedule = folder.schedule()
+    steps = _steps(facts, schedule)
     plan, environment, samples = folder.plan(), folder.environment(), folder.samples()
     return _template().render(
         facts=facts,
@@ -72,7 +74,7 @@ def render(folder: RunFolder) -> str:
         changes=changes(facts.evaluations, facts.goal, facts.exported_step),
         details=details_of(folder),
         loss=_loss_figure(facts, steps),
-        figures=_small_figures(facts, steps),
+        figures=_small_figures(facts, steps, schedule),
         moments=_moments(facts),
         samples=samples,
         samples_shown=SAMPLES_SHOWN,
@@ -104,10 +106,17 @@ def _change(metric: str, values: list[tuple[int, float]], goal: Goal, exported_s
     return Change(metric, title, values[0][1], came_to, after_step, best, best_step, lower)
 
 
-def _steps(facts: Facts) -> Steps:
+def _steps(facts: Facts, schedule: dict[str, Any]) -> Steps:
     logged = [record["step"] for record in facts.train + facts.evaluations]
     resumed_at = [float(a.first_step) for a in facts.attempts[1:] if isinstance(a.first_step, int)]
-    return Steps(0, max(logged, default=0), resumed_at)
+    stages = [(float(step), str(name)) for step, name in _pairs(schedule, "stages") if words.is_number(step)]
+    return Steps(0, max(logged, default=0), resumed_at, stages)
+
+
+def _pairs(schedule: dict[str, Any], name: str) -> list[tuple[Any, Any]]:
+    listed = schedule.get(name)
+    pairs = listed if isinstance(listed, list) else []
+    return [(pair[0], pair[1]) for pair in pairs if isinstance(pair, list) and len(pair) == 2]
 
 
 def _loss_figure(facts: Facts, steps: Steps) -> Figure | None:
@@ -124,7 +133,7 @@ def _loss_figure(facts: Facts, steps: Steps) -> Figure | None:
     )
 
 
-def _small_figures(facts: Facts, steps: Steps) -> list[Figure]:
+def _small_figures(facts: Facts, steps: Steps, schedule: dict[str, Any]) -> list[Figure]:
     """One chart for every other number that was logged: evaluation first, then training."""
     figures = []
     for records, look in ((facts.evaluations, "dots"), (facts.train, "line")):
@@ -135,8 +144,17 @@ def _small_figures(facts: Facts, steps: Steps) -> list[Figure]:
                 title = words.title_of(metric)
                 smooth = metric == "train/grad_norm" or metric.endswith("_per_second")
                 series = [Series(title, points, look, smooth)]
+                if metric == RATE:
+                    series += _planned(schedule, steps.last)
                 figures.append(Figure(metric, title, draw(series, SMALL, steps)))
     return figures
+
+
+def _planned(schedule: dict[str, Any], last_step: float) -> list[Series]:
+    """The learning rate as it was planned, as far as the run has come."""
+    pairs = [pair for pair in _pairs(schedule, "learning_rate") if all(map(words.is_number, pair))]
+    points = [pair for pair in pairs if pair[0] <= last_step]
+    return [Series("planned", points, look="dashed")] if points else []
 
 
 def _moments(facts: Facts) -> str:

@@ -66,7 +66,7 @@ def _train(recipe: Any, resume: str | None) -> None:
             ready = run.set_up(in_stages[number], running, place)
             attempt.run = ready
             with faults.StopRequest() as stop:
-                story.tell(ready, stop, in_stages[number + 1 :])
+                story.tell(ready, stop, in_stages)
         if running.is_main:
             log.say(f"report: {report.write(place.folder)}")
     finally:
