@@ -80,6 +80,7 @@ LAYERS = [
         "param_groups",
         "inventory",
         "remedies",
+        "known_models",
     },
     {
         "loop",
