@@ -91,6 +91,7 @@ LAYERS = [
         "stages",
         "plateau",
         "predict",
+        "explain",
         "run",
         "restore",
         "story",
