@@ -97,6 +97,7 @@ def test_a_linear_model_has_the_attributions_of_the_closed_form(runs: Callable[[
     assert [token["attribution"] for token in found["tokens"]] == pytest.approx([*expected.tolist(), 0.0], abs=1e-5)
     assert found["tokens"][-1]["special"] and not any(token["special"] for token in found["tokens"][:-1])
     assert found["convergence_delta"] == pytest.approx(0, abs=1e-5)
+    assert found["difference"] == pytest.approx(expected.sum().item(), abs=1e-5)
 
 
 def test_pixels_of_a_linear_model() -> None:
@@ -166,7 +167,7 @@ def test_tokens_stand_where_they_are_in_the_text(text: str) -> None:
 
 
 def test_a_decoder_explains_the_next_token_and_a_text(
-    finished_run: Path, explained: Callable[..., dict[str, Any]]
+    runs: Callable[[str], Path], explained: Callable[..., dict[str, Any]]
 ) -> None:
     """With its adapter, and the tokens of the text that is asked about held fixed."""
     run = runs("causal_lm")
@@ -261,9 +262,9 @@ def test_black_is_black_to_the_model(runs: Callable[[str], Path]) -> None:
 
 def test_what_is_stored_in_16_bits_is_explained_in_32(runs: Callable[[str], Path]) -> None:
     predictor = Predictor.of(runs("text_classification") / "export")
-    assert explainer.in_full_precision(predictor) == "float32"
+    assert explainer.in_full_precision(predictor) == "in float32"
     predictor.objective.bfloat16()
-    assert explainer.in_full_precision(predictor) == "float32 (the export is bfloat16)"
+    assert explainer.in_full_precision(predictor) == "in float32 (the export is in bfloat16)"
     assert {parameter.dtype for parameter in predictor.objective.parameters()} == {torch.float32}
 
 
@@ -312,3 +313,15 @@ def test_a_folder_that_is_no_export(tmp_path: Path, capsys: pytest.CaptureFixtur
     shutil.rmtree(tmp_path / "nothing", ignore_errors=True)
     assert main(["explain", str(tmp_path / "nothing"), "a"]) == 89
     assert "not an export of the launcher" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_quantised_weights_are_explained_as_they_are(
+    tmp_path: Path, explained: Callable[..., dict[str, Any]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    import quantized
+
+    assert tiny.train(quantized.make(tmp_path), f"output_dir={tmp_path / 'run'}", "training.max_steps=3") == 0
+    found = explained(tmp_path / "run", SENTENCE)
+    assert found["computed"].startswith("as stored: quantised weights")
+    assert found["sum_of_attributions"] == pytest.approx(found["difference"], rel=0.05)

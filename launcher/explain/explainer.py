@@ -12,18 +12,21 @@ from launcher.explain.gradients import Attributed
 from launcher.suggest import did_you_mean
 
 TEXT_BASELINES = ("mask", "pad", "zero")
+AS_STORED = "as stored"
 INSTEAD = {"object_detection": "its boxes", "semantic_segmentation": "its pixels"}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """Of the command line. `at_once`: points of the line from the baseline to the input that go through the model together."""
+    """Of the command line. `at_once`: points of the line from the baseline to the input that go through the model together;
+    `computed`: what `in_full_precision` says."""
 
     target: str | None = None
     word: str | None = None
     baseline: str | None = None
     steps: int = 50
     at_once: int = 8
+    computed: str = ""
 
 
 @dataclass(frozen=True)
@@ -63,10 +66,10 @@ def in_full_precision(predictor: Any) -> str:
     predictor.objective.requires_grad_(False)
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     if getattr(base, "is_quantized", False):
-        return f"as stored: quantised weights, products in {str(base.dtype).removeprefix('torch.')}"
+        return f"{AS_STORED}: quantised weights, products in {str(base.dtype).removeprefix('torch.')}"
     stored = str(base.dtype).removeprefix("torch.")
     predictor.objective.float()
-    return "float32" if stored == "float32" else f"float32 (the export is {stored})"
+    return "in float32" if stored == "float32" else f"in float32 (the export is in {stored})"
 
 
 def explain(predictor: Any, where: str, example: Mapping[str, Any], is_text: bool, settings: Settings) -> Explanation:
@@ -162,6 +165,7 @@ def _record(predictor: Any, asked: Asked, found: Attributed, settings: Settings,
         **asked.extra,
         "baseline": baseline,
         "steps": settings.steps,
+        "computed": settings.computed,
         "output": found.output,
         "baseline_output": found.baseline_output,
         "difference": found.difference,
@@ -175,4 +179,5 @@ def _warnings(found: Attributed, settings: Settings, record: Mapping[str, Any]) 
     if not found.is_far_off:
         return ()
     off = f"the attributions add up to {record['sum_of_attributions']:.4g}, and should to {found.difference:.4g}"
-    return (f"warning: {off}; do not trust them, raise --steps (for example to {4 * settings.steps})",)
+    rounds = "; what is quantised may round as much" if settings.computed.startswith(AS_STORED) else ""
+    return (f"warning: {off}; do not trust them, raise --steps (for example to {4 * settings.steps}){rounds}",)

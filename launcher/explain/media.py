@@ -42,7 +42,7 @@ def cells(values: Tensor) -> list[list[float]]:
     found.index_put_(
         (rows[:, None].expand(height, width), columns[None].expand(height, width)), by_pixel[0, 0], accumulate=True
     )
-    return found.tolist()  # type: ignore[no-any-return]
+    return found.tolist()
 
 
 def as_seen(values: Tensor, processor: Any) -> Any:

@@ -21,8 +21,8 @@ def of_encoding(found: Any, tokenizer: Any, texts: Sequence[str]) -> tuple[Piece
 def _piece(token: int, part: int | None, span: tuple[int, int], tokenizer: Any, texts: Sequence[str]) -> Piece:
     name = str(tokenizer.convert_ids_to_tokens(int(token)))
     if part is None or token in special_ids(tokenizer):
-        place = (None, None) if part is None else span
-        return Piece(name, part or 0, *place, special=True)
+        start, end = (None, None) if part is None else span
+        return Piece(name, part or 0, start, end, special=True)
     start, end = _bare(texts[part], *span)
     return Piece(texts[part][start:end] or name, part, start, end)
 

@@ -119,7 +119,8 @@ def answer(predictor: Any, rows: Sequence[Mapping[str, Any]], target: str | None
     said = texts[1][row["char_starts"][places[0] - begin] : row["char_ends"][places[1] - begin]]
 
     def of(out: Any) -> Tensor:
-        start, end = out.start_logits[:, places[0]].float(), out.end_logits[:, places[1]].float()
+        start: Tensor = out.start_logits[:, places[0]].float()
+        end: Tensor = out.end_logits[:, places[1]].float()
         return start if target == "start" else end if target == "end" else start + end
 
     whole = {"start": "the logit of its start", "end": "the logit of its end", None: "the logits of its start and end"}

@@ -8,6 +8,7 @@ import argparse
 import json
 import os
 import sys
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -52,12 +53,12 @@ def run(args: argparse.Namespace) -> int:
     predictor = Predictor.of(export)
     settings = explainer.Settings(args.target, args.word, args.baseline, args.steps, args.batch_size)
     explainer.insist_on_task(predictor, settings)
-    computed = explainer.in_full_precision(predictor)
-    log.say(f"computes in {computed}")
+    settings = replace(settings, computed=explainer.in_full_precision(predictor))
+    log.say(f"computes {settings.computed}")
     found = []
     for where, example, is_text in _examples(args, predictor):
         one = explainer.explain(predictor, where, example, is_text, settings)
-        one.record.update(where=where, computed=computed)
+        one.record["where"] = where
         for line in page.screen(one, sys.stdout.isatty()):
             print(line)
         print(flush=True)
