@@ -45,7 +45,8 @@ def _block(kind: str, models: Sequence[Known], what: Asked, wide: int) -> Iterat
     tasks = dict.fromkeys(task for known in models for task in known.tasks)
     yield f"{KINDS[kind].title}: {', '.join(tasks)}"
     yield f"  memory in GiB, {_batch(kind, models)}"
-    yield f"  begin with recipes/{start(kind, what.task)}.yaml model.name_or_path=MODEL"
+    method = f" method={what.methods[0]}" if len(what.methods) == 1 else ""
+    yield f"  begin with recipes/{start(kind, what.task)}.yaml model.name_or_path=MODEL{method}"
     rows = [_headings(what), *(_row(known, what) for known in models)]
     names = rows[0]
     widths = [max(len(row[place]) for row in rows) for place in range(len(names))]
