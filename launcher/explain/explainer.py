@@ -116,7 +116,9 @@ def _text(predictor: Any, asked: Asked, settings: Settings) -> Explanation:
     ]  # fmt: skip
     record = {**_record(predictor, asked, found, settings, f"{said} in place of every token that is not special")}
     record |= {"tokens": each, "words": pieces.words(asked.pieces, values, asked.texts)}
-    return Explanation(record, asked.texts, warnings=_warnings(found, settings, record))
+    jumps = gradients.is_zero(predictor.objective.model, number)
+    hint = "; or name another --baseline, since a model that norms its embeddings jumps at zeros" if jumps else ""
+    return Explanation(record, asked.texts, warnings=_warnings(found, settings, record, hint))
 
 
 def baseline_id(tokenizer: Any, name: str | None) -> tuple[int, str]:
@@ -175,9 +177,9 @@ def _record(predictor: Any, asked: Asked, found: Attributed, settings: Settings,
     }
 
 
-def _warnings(found: Attributed, settings: Settings, record: Mapping[str, Any]) -> tuple[str, ...]:
+def _warnings(found: Attributed, settings: Settings, record: Mapping[str, Any], hint: str = "") -> tuple[str, ...]:
     if not found.is_far_off:
         return ()
     off = f"the attributions add up to {record['sum_of_attributions']:.4g}, and should to {found.difference:.4g}"
     rounds = "; what is quantised may round as much" if settings.computed.startswith(AS_STORED) else ""
-    return (f"warning: {off}; do not trust them, raise --steps (for example to {4 * settings.steps}){rounds}",)
+    return (f"warning: {off}; do not trust them, raise --steps (for example to {4 * settings.steps}){hint}{rounds}",)

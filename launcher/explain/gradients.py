@@ -82,6 +82,15 @@ def of_embeddings(
     return integrated(scored, given, baseline, steps, at_once)
 
 
+def is_zero(model: Any, token_id: int) -> bool:
+    """Whether the baseline of this token (below zero: none) is an embedding of zeros, where the norms of most decoders jump."""
+    if token_id < 0:
+        return True
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        return not embedding_of(model)(torch.tensor([[token_id]], device=device)).any()
+
+
 def embedding_of(model: Any) -> Any:
     """Of the input, where a model reads one text and writes another."""
     reader = model.get_encoder() if getattr(model.config, "is_encoder_decoder", False) else model
