@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import tiny
+import tiny_encoder
 import tiny_tasks
 import torch
 from torch import nn
@@ -185,6 +186,17 @@ def test_tokens_stand_where_they_are_in_the_text(text: str) -> None:
     assert sum(word["attribution"] for word in words) == sum(values)
     assert all(text[word["start"] : word["end"]] == word["word"] for word in words)
     assert "".join(word["word"] for word in words) == re.sub(r"\s", "", text)
+
+
+def test_tokens_of_a_template_are_special_and_unknown_words_are_not(tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(ROOT / "recipes" / "assets" / "python_gpt")
+    _, found = pieces.encoded(tokenizer, "<|user|> dedent<|end|><|assistant|>")
+    assert [piece.token for piece in found if piece.special] == ["<|user|>", "<|end|>", "<|assistant|>"]
+    assert "".join(piece.token for piece in found if not piece.special) == "dedent"
+    tiny_encoder.save_tokenizer(tmp_path)
+    _, found = pieces.encoded(AutoTokenizer.from_pretrained(tmp_path), "ada 🙂")
+    assert [(piece.token, piece.special) for piece in found][1:3] == [("ada", False), ("🙂", False)]
+    assert found[0].special and found[3].special
 
 
 def test_a_decoder_explains_the_next_token_and_a_text(
@@ -369,7 +381,8 @@ def test_a_baseline_of_zeros_where_a_norm_jumps_is_said(
     said = explained(runs("causal_lm"), SENTENCE, "--steps", 1, "--baseline", "zero")["said"]
     assert "warning" in said and "name another --baseline" in said
     model = Predictor.of(runs("causal_lm") / "export").objective.model
-    assert gradients.is_zero(model, -1) and not gradients.is_zero(model, 5)
+    ids = torch.tensor([[5, 7]])
+    assert gradients.is_near_zero(model, -1, ids) and not gradients.is_near_zero(model, 9, ids)
 
 
 @pytest.mark.slow

@@ -116,8 +116,8 @@ def _text(predictor: Any, asked: Asked, settings: Settings) -> Explanation:
     ]  # fmt: skip
     record = {**_record(predictor, asked, found, settings, f"{said} in place of every token that is not special")}
     record |= {"tokens": each, "words": pieces.words(asked.pieces, values, asked.texts)}
-    jumps = gradients.is_zero(predictor.objective.model, number)
-    hint = "; or name another --baseline, since a model that norms its embeddings jumps at zeros" if jumps else ""
+    jumps = gradients.is_near_zero(predictor.objective.model, number, ids)
+    hint = "; or name another --baseline, since a model that norms its embeddings jumps near zeros" if jumps else ""
     return Explanation(record, asked.texts, warnings=_warnings(found, settings, record, hint))
 
 

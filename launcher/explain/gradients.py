@@ -11,6 +11,7 @@ from torch import Tensor
 from launcher.errors import EnvironmentProblem, RecipeError
 
 Score = Callable[[Any], Tensor]
+NEAR_ZERO = 0.1  # of the length of the input's embeddings
 TOO_FAR = 0.05  # of the difference that the attributions should add up to
 
 
@@ -82,13 +83,16 @@ def of_embeddings(
     return integrated(scored, given, baseline, steps, at_once)
 
 
-def is_zero(model: Any, token_id: int) -> bool:
-    """Whether the baseline of this token (below zero: none) is an embedding of zeros, where the norms of most decoders jump."""
+def is_near_zero(model: Any, token_id: int, ids: Tensor) -> bool:
+    """Whether the embedding of a baseline (below zero: of zeros) is much shorter than those of the input; there the norms of most
+    decoders turn a small step into a large one."""
     if token_id < 0:
         return True
-    device = next(model.parameters()).device
     with torch.no_grad():
-        return not embedding_of(model)(torch.tensor([[token_id]], device=device)).any()
+        lengths = [
+            embedding_of(model)(tokens).float().norm(dim=-1).mean() for tokens in (torch.full_like(ids, token_id), ids)
+        ]
+    return bool(lengths[0] < NEAR_ZERO * lengths[1])
 
 
 def embedding_of(model: Any) -> Any:

@@ -34,8 +34,9 @@ def _bare(text: str, start: int, end: int) -> tuple[int, int]:
 
 
 def special_ids(tokenizer: Any) -> set[int]:
-    """Those that stand for no part of a text; an unknown word is one."""
-    return set(tokenizer.all_special_ids) - {tokenizer.unk_token_id, tokenizer.mask_token_id}
+    """Those that stand for no part of a text, those of a chat template among them; an unknown word is part of a text."""
+    added = {number for number, token in getattr(tokenizer, "added_tokens_decoder", {}).items() if token.special}
+    return (added | set(tokenizer.all_special_ids)) - {tokenizer.unk_token_id, tokenizer.mask_token_id}
 
 
 def of_ids(ids: Sequence[int], tokenizer: Any) -> tuple[Piece, ...]:
