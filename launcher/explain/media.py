@@ -8,10 +8,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from launcher.data import pictures, sounds
-from launcher.errors import RecipeError
 from launcher.explain import Asked
 from launcher.explain.texts import inputs_of, of_labels
-from launcher.suggest import did_you_mean
 
 CELLS = 14  # a side of a picture, in the numbers that are written
 BIN_SECONDS = 0.1
@@ -116,12 +114,6 @@ def by_second(values: Tensor, extractor: Any, seconds: float) -> list[dict[str, 
         {"start": round(place * BIN_SECONDS, 3), "end": round(end, 3), "attribution": float(value)}
         for place, (end, value) in enumerate(zip(ends, sums, strict=True))
     ]
-
-
-def insist_on(name: str, known: Sequence[str]) -> str:
-    if name not in known:
-        raise RecipeError(f"--baseline {name} is none{did_you_mean(name, known)}", fix=f"use {' or '.join(known)}")
-    return name
 
 
 def _colour(*channels: int) -> Tensor:
