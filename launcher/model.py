@@ -18,6 +18,7 @@ from launcher import (
     batch_norm,
     chance,
     inventory,
+    known_models,
     log,
     model_init,
     new_head,
@@ -26,7 +27,6 @@ from launcher import (
     quantized_layers,
     selection,
     shape_trial,
-    shipped,
     token_rows,
 )
 from launcher.activation_memory import Decoder
@@ -49,16 +49,15 @@ def load_config(recipe: Recipe) -> tuple[Any, str]:
     """The model's configuration and where it came from; published shapes of known models stand in where the hub is out of reach."""
     section = recipe.model
     if section.init is not None:
-        return _config_from(section.init), "model.init"
+        return config_from(section.init), "model.init"
     name = str(section.name_or_path)
     try:
         options = {"revision": section.revision} if section.revision else {}
         config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=section.trust_remote_code, **options)
         return config, name
     except (OSError, ValueError) as error:
-        known = shipped.folder("recipes") / "assets" / "configs" / f"{name.replace('/', '--')}.json"
-        if known.is_file():
-            return _config_from(str(known)), f"the shape that ships with the launcher ({known.name})"
+        if (known := known_models.shape(name)) is not None:
+            return config_from(known), f"the shape that ships with the launcher ({name})"
         raise EnvironmentProblem(
             f"the model's configuration cannot be loaded: {_first_line(error)}", where=name
         ) from error
@@ -83,7 +82,7 @@ def load(
     missing: Collection[str] = ()
     if section.init is not None:
         options = {"attn_implementation": section.attn_implementation, "trust_remote_code": section.trust_remote_code}
-        model = from_random_weights(auto_class, with_head(_config_from(section.init), head), dtype, **options)
+        model = from_random_weights(auto_class, with_head(config_from(section.init), head), dtype, **options)
     elif recipe.method == "qlora":
         with torch.device("meta"):
             config = with_head(load_config(recipe)[0], head)
@@ -149,6 +148,7 @@ def facts(
                 where=source,
                 fix=f"name one that {task.TRAITS.auto_class} of transformers knows",
             ) from None
+        give_own_head(model)
         token_rows.fit(model, recipe, tokenizer_of(processor))
         _name_head(model, task, _missing_on_disk(recipe, task, head))
         layout = _layout(recipe, model)
@@ -165,7 +165,7 @@ def facts(
         architecture=type(base).__name__,
         parameters=sum(p.numel() for p in model.parameters()),
         trainable=sum(p.numel() for p in model.parameters() if p.requires_grad),
-        max_positions=_positions(base),
+        max_positions=positions(base),
         has_dropout=chance.is_in(model),
         loss=loss.name,
         loss_reason=loss.reason,
@@ -190,7 +190,16 @@ def facts(
     )
 
 
-def _positions(model: Any) -> int | None:
+def give_own_head(model: Any) -> None:
+    """Of T5 1.1 and mT5: a model from a configuration has its head tied, one from their files has another, which unties it."""
+    config = model.config
+    if config.model_type in ("mt5", "umt5") or config.model_type == "t5" and not config.scale_decoder_outputs:
+        head = model.get_output_embeddings()
+        if head is not None:
+            head.weight = torch.nn.Parameter(torch.empty_like(head.weight))
+
+
+def positions(model: Any) -> int | None:
     """The longest sequence; some tables of positions begin behind the number of the padding token."""
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     table = getattr(getattr(model.base_model, "embeddings", None), "position_embeddings", None)
@@ -297,7 +306,7 @@ def _pretrained(
     return model, {*found["missing_keys"], *(name if isinstance(name, str) else name[0] for name in mismatched)}
 
 
-def _config_from(init: Any) -> Any:
+def config_from(init: Any) -> Any:
     """A configuration from a mapping with `model_type`, or from a .json file that holds one."""
     values = model_init.values(init)
     model_type = values.pop("model_type", None)
@@ -307,7 +316,8 @@ def _config_from(init: Any) -> Any:
         config = transformers.AutoConfig.for_model(model_type, **values)
     except (ValueError, TypeError) as error:
         raise RecipeError(f"model.init is no valid {model_type} configuration: {_first_line(error)}") from error
-    if config.is_encoder_decoder and getattr(config, "decoder_start_token_id", None) is None:
+    is_of_texts = hasattr(config, "pad_token_id")  # DETR's decoder begins with no token
+    if config.is_encoder_decoder and is_of_texts and getattr(config, "decoder_start_token_id", None) is None:
         config.decoder_start_token_id = config.pad_token_id  # as T5's published configurations have it
     return config
 

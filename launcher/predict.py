@@ -4,7 +4,7 @@ import json
 import logging
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -137,16 +137,12 @@ class Predictor:
     def _of(
         self, examples: list[tuple[str, Mapping[str, Any]]], batch_size: int, drawings: Drawings | None
     ) -> Iterator[dict[str, Any]]:
-        for where, example in examples:
-            if self.pairs and not example.get(PAIR):
-                raise DataError("the model has learned from pairs, and this is one text", where=where, fix=PAIRS_FIX)
-        tools = Tools(self.context.processor, self.context.data, "truncate", {}, labelled=False)
-        rows = [row for where, example in examples for row in self.task.rows.rows(where, example, tools)]
+        rows = self.rows(examples)
         predictions: dict[int, Any] = {}
         by_length = sorted(range(len(rows)), key=lambda index: -len(rows[index].get("input_ids", ())))
         for start in range(0, len(rows), batch_size):
             indices = by_length[start : start + batch_size]
-            predictions.update(zip(indices, self._batch(rows, indices), strict=True))
+            predictions.update(zip(indices, self.predictions(rows, indices), strict=True))
         in_order = [predictions[index] for index in range(len(rows))]
         answers = self.task.metrics.said(in_order, rows, self.context)
         if drawings is None:
@@ -156,8 +152,20 @@ class Predictor:
             made = self.task.metrics.drawn(prediction, row, self.context)
             yield {**answer, **drawings.save(str(answer["input"]), made)}
 
+    def rows(self, examples: Iterable[tuple[str, Mapping[str, Any]]]) -> list[dict[str, Any]]:
+        """The task's rows of (where, example), without answers."""
+        tools = Tools(self.context.processor, self.context.data, "truncate", {}, labelled=False)
+        made = []
+        for where, example in examples:
+            if self.pairs and not example.get(PAIR):
+                raise DataError("the model has learned from pairs, and this is one text", where=where, fix=PAIRS_FIX)
+            made += self.task.rows.rows(where, example, tools)
+        return made
+
     @torch.no_grad()
-    def _batch(self, rows: list[dict[str, Any]], indices: list[int]) -> list[Any]:
+    def predictions(self, rows: Sequence[Mapping[str, Any]], indices: Sequence[int]) -> list[Any]:
+        """What the task's objective says of some prepared rows, in one batch."""
+
         def read(index: int, names: Iterable[str] | None = None) -> dict[str, Any]:
             return {name: rows[index][name] for name in names or rows[index]}
 

@@ -82,6 +82,7 @@ LAYERS = [
         "param_groups",
         "inventory",
         "remedies",
+        "known_models",
     },
     {
         "loop",
@@ -92,6 +93,7 @@ LAYERS = [
         "stages",
         "plateau",
         "predict",
+        "explain",
         "run",
         "restore",
         "story",

@@ -58,4 +58,6 @@ def test_the_wheel_carries_what_is_no_python(elsewhere: Path) -> None:
     shipped = next(elsewhere.parent.glob("lib/python*/site-packages/launcher/_shipped"))
     assert (shipped / "slurm" / "train.sbatch").exists()
     assert (shipped / "recipes" / "assets" / "configs" / "Qwen--Qwen3-8B.json").exists()
+    assert list(shipped.parent.glob("explain/templates/*.html"))
+    assert {"facts.yaml", "models.json"} <= {path.name for path in (shipped.parent / "known_models").iterdir()}
     assert list(shipped.parent.glob("report/templates/*.html"))

@@ -4,6 +4,7 @@ import re
 from dataclasses import dataclass
 
 from launcher.errors import RecipeError
+from launcher.suggest import did_you_mean
 
 GIB = 2**30
 # GiB that a program can see, rounded down: without what the driver keeps, and without ECC's share where that is on by default.
@@ -38,15 +39,15 @@ class Card:
     bf16: bool = True
 
 
-def card(text: str) -> Card:
-    """From a name (`h100`) or an amount of memory (`24GB`, `22.5GiB`). RecipeError for another."""
+def card(text: str, option: str = "--card") -> Card:
+    """From a name (`h100`) or an amount of memory (`24GB`, `22.5GiB`). RecipeError for another, which `option` had."""
     name = text.lower()
     if name in CARDS:
         return Card(name, int(CARDS[name] * GIB), name not in WITHOUT_BF16)
     if match := re.fullmatch(r"(\d+(?:\.\d+)?)(gb|gib)", name):
         return Card(text, int(float(match[1]) * UNITS[match[2]]))
     raise RecipeError(
-        f"--card {text} is no card that the launcher knows",
+        f"{option} {text} is no card that the launcher knows{did_you_mean(name, CARDS)}",
         fix=f"use one of {', '.join(CARDS)}, or an amount of memory as 24GB or 22.5GiB",
     )
 

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
     export = folder / "export" if (folder / "export").is_dir() else folder
     predictor = Predictor.of(export, args.threshold)
     drawings = None if args.pictures is None else Drawings(args.pictures, predictor.task)
-    answers = predictor.predict(_examples(args, predictor), args.batch_size, drawings)
+    answers = predictor.predict(examples(args, predictor), args.batch_size, drawings)
     if args.output is None:
         for answer in answers:
             print(json.dumps(answer, ensure_ascii=False), flush=True)
@@ -70,7 +70,8 @@ def _number(text: str) -> int:
     return int(text)
 
 
-def _examples(args: argparse.Namespace, predictor: Any) -> Iterator[Read]:
+def examples(args: argparse.Namespace, predictor: Any) -> Iterator[Read]:
+    """(where, example) of each input, as `inputs`, `columns` and `format` of `args` say."""
     from launcher.data.formats import FORMATS
 
     traits = predictor.task.TRAITS

@@ -254,7 +254,7 @@ def test_weights_that_are_computed_from_others_are_drawn_too(kind: str) -> None:
     torch.use_deterministic_algorithms(True)
     try:
         assert torch.utils.deterministic.fill_uninitialized_memory
-        made = model.from_random_weights(AutoModelForAudioClassification, model._config_from(shape), "fp32")
+        made = model.from_random_weights(AutoModelForAudioClassification, model.config_from(shape), "fp32")
     finally:
         torch.use_deterministic_algorithms(False)
     for name, weight in made.named_parameters():

@@ -364,5 +364,5 @@ def test_only_rows_that_are_kept_are_asked(tmp_path: Path) -> None:
 
 def test_a_model_from_a_mapping_begins_answers_with_the_padding_token() -> None:
     shape = {"model_type": "t5", "d_model": 8, "d_kv": 4, "num_heads": 2, "num_layers": 1, "vocab_size": 20}
-    assert model._config_from(shape).decoder_start_token_id == 0
-    assert model._config_from({**shape, "decoder_start_token_id": 3}).decoder_start_token_id == 3
+    assert model.config_from(shape).decoder_start_token_id == 0
+    assert model.config_from({**shape, "decoder_start_token_id": 3}).decoder_start_token_id == 3
