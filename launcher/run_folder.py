@@ -93,7 +93,7 @@ class RunFolder:
     def _is_alive(self, start: dict[str, Any]) -> bool:
         if start.get("host") != socket.gethostname():
             return time.time() - self.last_sign_of_life() < SILENCE_SECONDS
-        return _process_lives(start.get("pid"), start.get("time"))
+        return process_lives(start.get("pid"), start.get("time"))
 
     def _text(self, name: str) -> str:
         file = self.path / name
@@ -164,7 +164,7 @@ def _object_or_none(line: str) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def _process_lives(pid: Any, recorded_at: Any) -> bool:
+def process_lives(pid: Any, recorded_at: Any) -> bool:
     """Whether the process that wrote its pid at `recorded_at` (unix seconds) still exists on this machine."""
     if not isinstance(pid, int) or pid <= 0:
         return False

@@ -97,6 +97,7 @@ LAYERS = [
         "unshard",
         "verify_math",
         "report",
+        "sweep",
     },
     {"verbs", "__main__"},
 ]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from launcher import parts, support
-from launcher.recipe import cleaning, local_files
+from launcher.recipe import cleaning, local_files, searching
 from launcher.schedules import OPTIONS
 from launcher.schema import Data, Evaluation, Sections, Tokenizer
 from launcher.section import Section, forget_reads, note_reads
@@ -32,7 +32,6 @@ SPLIT_INTO_WORDS = ("bleu", "rouge1", "rouge2", "rougeL")  # metrics that evalua
 UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "data.augment": (((),), "augment the files beforehand"),
     "data.streaming": ((False,), "rows are prepared once and read from disk, which needs little memory"),
-    "sweep": ((None,), "run the recipe once per value, with key.path=value on the command line"),
     "slurm": ((None,), "start it with srun or sbatch, one `python -m launcher` per process"),
     "regularization.ema": ((None,), "leave it out"),
 }
@@ -369,6 +368,7 @@ RULES = (
     _noise,
     cleaning.findings,
     _trackers,
+    searching.findings,
     local_files.train_data,
     local_files.eval_data,
 )

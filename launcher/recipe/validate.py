@@ -212,8 +212,11 @@ def _find(tree: Node, key: str) -> Node | None:
 
 def _place(tree: Node, key: str) -> Any:
     """Where `key` was written, or the nearest section above it."""
-    node = tree
-    for step in key.split("."):
+    node, rest = tree, key
+    while rest:
+        if isinstance(node.value, dict) and rest in node.value:  # a key with dots, as those of sweep.space are
+            return node.value[rest].key_place
+        step, _, rest = rest.partition(".")
         if isinstance(node.value, dict) and step in node.value:
             node = node.value[step]
         elif isinstance(node.value, list) and step.isdecimal() and int(step) < len(node.value):
