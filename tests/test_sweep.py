@@ -117,7 +117,7 @@ def test_values_that_contradict_each_other_fail_their_trial_alone(sweep: Any, tm
         "scheduler.warmup_steps": {"values": [0, 5]},
     }
     path = recipe(tmp_path, space, sampler="grid", text="scheduler: {decay_steps: 4, name: wsd}")
-    assert sweep(path, steps=1) == 0
+    assert sweep(path, "training.max_steps=20", steps=1) == 0
     states = {tuple(one["values"].values())[1:]: one["state"] for one in found(tmp_path / "s")["trials"]}
     assert states == {(6, 0): "done", (6, 5): "failed", (20, 0): "done", (20, 5): "done"}
     assert "warmup and decay take 9 steps" in next(
@@ -236,7 +236,7 @@ def test_another_recipe_does_not_go_on_with_a_sweep(tmp_path: Path, sweep: Any, 
     assert sweep(path, steps=1) == 89
     assert "this folder holds a sweep; go on with --resume auto" in capsys.readouterr().err
     assert (
-        sweep(path, "optimizer.weight_decay=0.5", "sweep.space.data.max_length={values: [32]}", "--resume", "auto")
+        sweep(path, "optimizer.weight_decay=0.5", "sweep.space={data.max_length: {values: [32]}}", "--resume", "auto")
         == 89
     )
     said = capsys.readouterr().err

@@ -47,6 +47,9 @@ def problems(model: type[R], tree: Node) -> Iterator[Problem]:
     Each value is looked at with all else as the recipe has it; of a range its two ends.
     """
     space = _space(tree)
+    if (sweep := tree.value.get("sweep")) is not None and sweep.value is not None and not (space and space.value):
+        text = "names no key to try; write for example optimizer.learning_rate: {values: [1.0e-4, 3.0e-4]}"
+        yield Problem((space or sweep).key_place, f"sweep.space: {text}", "sweep.space")
     base = without(tree, NOT_OF_A_TRIAL)
     for key, node in space.value.items() if space is not None else ():
         if key not in REFUSED and key.partition(".")[0] not in REFUSED:

@@ -34,9 +34,12 @@ def metric_of(recipe: Sections) -> str:
 def greater_is_better(recipe: Sections) -> bool:
     """Direction of that metric."""
     assert recipe.sweep is not None
-    metric, evaluation = metric_of(recipe), recipe.evaluation
-    if recipe.sweep.greater_is_better is not None:
-        return recipe.sweep.greater_is_better
+    given = recipe.sweep.greater_is_better
+    return _direction(recipe, metric_of(recipe)) if given is None else given
+
+
+def _direction(recipe: Sections, metric: str) -> bool:
+    evaluation = recipe.evaluation
     if metric == evaluation.metric_for_best_model and evaluation.greater_is_better is not None:
         return evaluation.greater_is_better
     return metric.removeprefix("eval/") not in metrics.LOWER_IS_BETTER
@@ -91,11 +94,6 @@ def findings(recipe: Sections) -> Iterator[Finding]:
 
 
 def _keys(sweep: Sweep) -> Iterator[Finding]:
-    if not sweep.space:
-        yield (
-            "sweep.space",
-            "names no key to try; write for example optimizer.learning_rate: {values: [1.0e-4, 3.0e-4]}",
-        )
     for key in sweep.space:
         if reason := REFUSED.get(key) or REFUSED.get(key.partition(".")[0]):
             yield f"sweep.space.{key}", f"{reason}; take it out"
@@ -115,8 +113,8 @@ def _metric(recipe: Sections) -> Iterator[Finding]:
         if metric not in measured:
             where = "sweep.metric" if sweep.metric else "sweep"
             yield where, f"{metric} is not measured by evaluation.metrics; measured are {', '.join(measured)}"
-    if metric == evaluation.metric_for_best_model and evaluation.greater_is_better is (not greater_is_better(recipe)):
-        yield "sweep.greater_is_better", "contradicts evaluation.greater_is_better; leave it out"
+    if metric == evaluation.metric_for_best_model and sweep.greater_is_better is (not _direction(recipe, metric)):
+        yield "sweep.greater_is_better", f"contradicts evaluation, whose best model by {metric} is kept; leave it out"
 
 
 def _sampler(sweep: Sweep) -> Iterator[Finding]:

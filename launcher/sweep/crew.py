@@ -69,7 +69,7 @@ class Crew:
             if claimed is None:
                 self._ask_at = time.monotonic() + ASK_SECONDS
                 return
-            values = space.values(self.store.study, claimed.trial_id, claimed.number, self.sweep, self.seed)
+            values = space.values(self.store.study(), claimed.trial_id, claimed.number, self.sweep, self.seed)
         self._ask_at = 0.0
         if not (self._ended_before(claimed, values) or self._was_tried(claimed, values)):
             self._begin(claimed, values)
@@ -149,7 +149,7 @@ class Crew:
                 return
             one.seen.add(step)
             self.store.report(one.trial_id, step, value)
-            if self.pruner.prune(self.store.study, self.store.storage.get_trial(one.trial_id)):
+            if self.pruner.prune(self.store.study(), self.store.storage.get_trial(one.trial_id)):
                 one.pruned_at = step
                 self.store.set(one.trial_id, "pruned_at", step)
                 one.ask_to_end()

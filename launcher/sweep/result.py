@@ -27,7 +27,7 @@ def write(place: Place, store: Store, sweep: Sweep, num_trials: int) -> dict[str
     write_json(place.folder / "sweep.json", found)
     if found["best"] is not None:
         write_text(place.folder / "best.yaml", _best(place, found))
-    write_text(place.folder / "report.html", page.render(found, store.study))
+    write_text(place.folder / "report.html", page.render(found, store.study()))
     return found
 
 

@@ -52,8 +52,7 @@ class Store:
             with self.locked():  # two that make the same tables hinder each other
                 # As the study has it: a study that is given a plain one remembers trials apart from it.
                 self.storage = optuna.storages.get_storage(optuna.storages.RDBStorage(address, engine_kwargs=wait))
-        self.study: Any = None
-        self._study_id = -1
+        self._name, self._study_id = "", -1
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -70,14 +69,14 @@ class Store:
         """Make the study or join it, under the lock; whether it is new. Another one of the same name is refused."""
         names = {study.study_name for study in optuna.get_all_study_summaries(self.storage, include_best_trial=False)}
         direction = "maximize" if greater_is_better else "minimize"
-        self.study = optuna.create_study(
+        study = optuna.create_study(
             storage=self.storage, study_name=place.study, direction=direction, load_if_exists=True
         )
-        self._study_id = self.storage.get_study_id_from_name(place.study)
-        attrs = self.study.user_attrs
+        self._name, self._study_id = place.study, self.storage.get_study_id_from_name(place.study)
+        attrs = study.user_attrs
         if place.study not in names or not attrs and not self.trials():  # a kill may have left a study without a word
-            self.study.set_user_attr("folder", str(place.folder.resolve()))
-            self.study.set_user_attr("token", place.token)
+            study.set_user_attr("folder", str(place.folder.resolve()))
+            study.set_user_attr("token", place.token)
             return True
         if attrs.get("token") != place.token:
             raise RecipeError(
@@ -86,6 +85,10 @@ class Store:
                 fix="go on with that one (output_dir, --resume auto), or give sweep.study another name",
             )
         return False
+
+    def study(self) -> optuna.Study:
+        """A new object each time: one keeps the trials that its sampler has seen, and would learn nothing from later ones."""
+        return optuna.load_study(study_name=self._name, storage=self.storage)
 
     def trials(self) -> list[FrozenTrial]:
         return self.storage.get_all_trials(self._study_id, deepcopy=False)
