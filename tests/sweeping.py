@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -88,6 +89,17 @@ def insist_on_whole(folder: Path, number: int, steps: int) -> None:
         )
         assert starts["start"] <= 3, f"trial {one['number']} was started {starts['start']} times"
     assert len(list((folder / "trials").glob("*/done.txt"))) == number
+
+
+def wait_for(condition: Any, seconds: float = 30.0) -> None:
+    until = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < until, "it did not come to that"
+        time.sleep(0.02)
+
+
+def begun(folder: Path) -> int:
+    return len(list(folder.glob("trials/*/done.txt")))
 
 
 if __name__ == "__main__":

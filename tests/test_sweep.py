@@ -3,14 +3,13 @@
 import json
 import os
 import signal
-import time
 from pathlib import Path
 from typing import Any
 
 import fake_trial
 import pytest
 import sweeping
-from sweeping import found, insist_on_whole, recipe, started
+from sweeping import begun, found, insist_on_whole, recipe, started, wait_for
 
 from launcher.errors import RecipeErrors
 from launcher.recipe import load
@@ -158,19 +157,8 @@ def test_values_that_were_tried_are_not_trained_again(
 # --- stops, kills, resumes --------------------------------------------------------------------------------------------
 
 
-def wait_for(condition: Any, seconds: float = 30.0) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not come to that"
-        time.sleep(0.02)
-
-
 def ended(folder: Path) -> int:
     return sum(one["state"] != "open" for one in found(folder)["trials"]) if (folder / "sweep.json").exists() else 0
-
-
-def begun(folder: Path) -> int:
-    return len(list(folder.glob("trials/*/done.txt")))
 
 
 def test_twelve_trials_of_two_workers_killed_twice_are_all_there_once(tmp_path: Path, sweep: Any) -> None:
@@ -216,8 +204,8 @@ def test_a_stop_lets_trials_save_themselves_and_the_next_start_goes_on(
         if '"end"' in line
     ]
     assert ends == [85, 85]
-    assert sweep(path, "--resume", str(folder), "sweep.workers=2", steps=12) == 0
-    insist_on_whole(folder, 3, steps=12)
+    assert sweep(path, "--resume", str(folder), "sweep.workers=2", steps=100) == 0
+    insist_on_whole(folder, 3, steps=100)
 
 
 def test_two_sweeps_at_once_in_one_folder_share_its_trials(tmp_path: Path) -> None:
@@ -329,3 +317,35 @@ def test_paths_to_try_are_looked_for_beside_the_recipe(tmp_path: Path, monkeypat
     monkeypatch.chdir(tmp_path)
     path = recipe(tmp_path / "there", {"data.train.0.path": {"values": ["other.csv"]}})
     assert load(path).sweep.space["data.train.0.path"].values == (str(tmp_path / "there" / "other.csv"),)
+
+
+def test_a_storage_that_does_not_answer_for_a_while_ends_no_trial(
+    tmp_path: Path, sweep: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    from optuna.exceptions import StorageInternalError
+
+    from launcher.sweep.store import Store
+
+    path = recipe(tmp_path, trials=4, startup_trials=2, pruner="median", pruner_startup_trials=1)
+    assert sweep(path, folder="calm", steps=3) == 0
+    calls = dict.fromkeys(("report", "set", "finish", "claim", "confirm"), 0)
+
+    def unsteady(name: str) -> Any:
+        steady = getattr(Store, name)
+
+        def call(*args: Any, **kwargs: Any) -> Any:
+            calls[name] += 1
+            if calls[name] % 3 == 2:
+                raise StorageInternalError("gone")
+            return steady(*args, **kwargs)
+
+        return call
+
+    for name in calls:
+        monkeypatch.setattr(Store, name, unsteady(name))
+    assert sweep(path, folder="rough", steps=3) == 0
+    assert "does not answer (StorageInternalError); trials go on meanwhile" in capsys.readouterr().out
+    assert trials(tmp_path / "rough") == trials(tmp_path / "calm")
+    monkeypatch.setattr("launcher.sweep.crew.BEAR_SECONDS", 0.2)
+    monkeypatch.setattr(Store, "finish", lambda *_: (_ for _ in ()).throw(StorageInternalError("gone")))
+    assert sweep(path, folder="lost", steps=3) == 90

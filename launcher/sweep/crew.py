@@ -17,10 +17,11 @@ from launcher.run_folder import RunFolder
 from launcher.schema import Sweep
 from launcher.sweep import slots, space, trial
 from launcher.sweep.place import Place
-from launcher.sweep.store import BEAT_SECONDS, Claimed, Store
+from launcher.sweep.store import BEAT_SECONDS, STALE_SECONDS, STORAGE_TROUBLE, Claimed, Store
 from launcher.sweep.trial import Trial
 
 LOOK_SECONDS, ASK_SECONDS = 0.1, 5.0
+BEAR_SECONDS = STALE_SECONDS / 2  # without a storage, before all ends
 MOST_RESTARTS = 3  # of a trial that somebody else keeps stopping
 PRUNER_STARTUP_TRIALS, REDUCTION_FACTOR = 5, 4
 
@@ -36,24 +37,46 @@ class Crew:
         self.working: list[Trial] = []
         self._ask_at = 0.0
         self._heard: dict[int, float] = {}
+        self._trouble_since: float | None = None
 
     def work(self, stop: StopRequest) -> None:
         """Until no trial is left to take, or a stop is asked for: then each saves itself, and the next start goes on with it."""
         try:
             while True:
-                for one in list(self.working):
-                    self._look(one, stop)
                 if stop.asked:
                     for one in self.working:
                         one.ask_to_end()
-                elif len(self.working) < self.sweep.workers and time.monotonic() >= self._ask_at:
-                    self._take()
-                if not self.working and (stop.asked or self._ask_at and not self._may_be_left()):
-                    return
+                try:
+                    if self._turn(stop):
+                        return
+                    self._trouble_since = None
+                except STORAGE_TROUBLE as error:
+                    self._bear(error)
                 time.sleep(LOOK_SECONDS)
         finally:
             for one in self.working:
                 one.kill()
+
+    def _turn(self, stop: StopRequest) -> bool:
+        """Look at each trial once and take another where there is room; True when all is done."""
+        for one in list(self.working):
+            self._look(one, stop)
+        if stop.asked:
+            return not self.working
+        if len(self.working) < self.sweep.workers and time.monotonic() >= self._ask_at:
+            self._take()
+        return not self.working and self._ask_at > 0 and not self._may_be_left()
+
+    def _bear(self, error: Exception) -> None:
+        """Trials do not need the storage, so a while without it is no reason to end them; nobody else takes them so soon."""
+        if self._trouble_since is None:
+            self._trouble_since = time.monotonic()
+            log.say(
+                f"WARNING: the sweep's storage does not answer ({error.__class__.__name__}); trials go on meanwhile"
+            )
+        if time.monotonic() - self._trouble_since > BEAR_SECONDS:
+            raise error
+        time.sleep(LOOK_SECONDS * 10)
 
     def _may_be_left(self) -> bool:
         """Whether a trial is about to be free: its worker is gone, or has said nothing since this one has nothing to do."""
@@ -65,7 +88,7 @@ class Crew:
 
     def _take(self) -> None:
         with self.store.locked():
-            claimed = self.store.claim(self.place, self.num_trials)
+            claimed = self.store.claim(self.place, self.num_trials, {one.number for one in self.working})
             if claimed is None:
                 self._ask_at = time.monotonic() + ASK_SECONDS
                 return
@@ -136,37 +159,38 @@ class Crew:
         self._report(one)
         if code is None:
             one.insist()
-            return
-        self.working.remove(one)
-        if one.pruned_at is None and code in trial.ENDED_BY_REQUEST and self._goes_on(one, stop):
-            return
-        self._conclude(one, code)
+        elif one.pruned_at is None and code in trial.ENDED_BY_REQUEST and self._may_go_on(one, stop):
+            self._go_on(one, stop)
+        else:
+            self._conclude(one, code)
+            self.working.remove(one)
 
     def _report(self, one: Trial) -> None:
         """Each new evaluation in its order, whenever it is seen, so that what is decided does not depend on the time."""
         for step, value in one.evaluations(self.metric):
             if one.pruned_at is not None:
-                return
-            one.seen.add(step)
+                break
             self.store.report(one.trial_id, step, value)
             if self.pruner.prune(self.store.study(), self.store.storage.get_trial(one.trial_id)):
-                one.pruned_at = step
                 self.store.set(one.trial_id, "pruned_at", step)
+                one.pruned_at = step
                 one.ask_to_end()
+            one.seen.add(step)
+        one.is_read()
 
-    def _goes_on(self, one: Trial, stop: StopRequest) -> bool:
+    def _may_go_on(self, one: Trial, stop: StopRequest) -> bool:
+        return stop.asked or one.restarts < MOST_RESTARTS
+
+    def _go_on(self, one: Trial, stop: StopRequest) -> None:
         """A trial that was stopped: left for the next start of the sweep, or, if somebody else stopped it, started again."""
         if stop.asked:
-            log.say(f"trial {one.number}: stopped; --resume auto goes on with it")
             self.store.release(one.trial_id)
-            return True
-        if one.restarts == MOST_RESTARTS:
-            return False
+            self.working.remove(one)
+            log.say(f"trial {one.number}: stopped; --resume auto goes on with it")
+            return
         log.say(f"trial {one.number}: somebody stopped it; going on with it")
         one.restarts, one.asked_at = one.restarts + 1, None
         one.process = self._start(one.number, one.values, one.slot)
-        self.working.append(one)
-        return True
 
     # --- what came of it ----------------------------------------------------------------------------------------------
 

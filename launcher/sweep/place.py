@@ -19,7 +19,7 @@ from launcher.errors import CheckpointError, RecipeError, StorageError
 from launcher.recipe import Recipe
 from launcher.recipe.searching import greater_is_better, metric_of
 
-CARD, DATABASE, TRIALS = "study.json", "sweep.db", "trials"
+CARD, DATABASE, LOCK, TRIALS = "study.json", "sweep.db", "sweep.lock", "trials"
 NO_DIFFERENCE = ("trials", "workers", "nproc", "storage")  # keys of sweep that change nothing about a trial
 
 
@@ -71,8 +71,8 @@ def folder_of(recipe: Recipe, resume: str | None) -> Path:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Nothing but what a sweep leaves that was stopped before it had begun."""
-    return all(path.name in (DATABASE, "sweep.lock", "recipe.yaml", f".{CARD}.part") for path in folder.iterdir())
+    """Empty, or left by a sweep that was stopped before it had begun, or that another process begins just now."""
+    return (folder / LOCK).exists() or not any(folder.iterdir())
 
 
 def _new_or_newest(name: str, resume: bool) -> Path:

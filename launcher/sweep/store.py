@@ -6,9 +6,10 @@ when its process is gone or, on another machine, when it was not confirmed for `
 """
 
 import os
+import secrets
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,10 +22,11 @@ from optuna.trial import FrozenTrial, TrialState
 
 from launcher.errors import EnvironmentProblem, RecipeError, StorageError
 from launcher.run_folder import RunFolder, process_lives
-from launcher.sweep.place import DATABASE, Place
+from launcher.sweep.place import DATABASE, LOCK, Place
 
 BEAT_SECONDS, STALE_SECONDS = 15.0, 120.0
 LOCK_KEY = 5_367_421  # of PostgreSQL's advisory lock: any number that nobody else takes
+STORAGE_TROUBLE = (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError)
 MOST_SECONDS = 60  # that the file waits for another writer
 
 
@@ -45,7 +47,8 @@ class Store:
         path = folder / DATABASE
         address = f"sqlite:///{path.resolve()}" if url is None else url.replace("postgresql:", "postgresql+psycopg:", 1)
         optuna.logging.set_verbosity(optuna.logging.WARNING)
-        self._lock = filelock.FileLock(folder / "sweep.lock")
+        (folder / LOCK).touch()
+        self._lock = filelock.FileLock(folder / LOCK)
         wait = {"connect_args": {"timeout": MOST_SECONDS}} if self._is_file else {}
         with storage_errors():
             self._engine = sqlalchemy.create_engine(address, poolclass=sqlalchemy.NullPool)
@@ -53,6 +56,7 @@ class Store:
                 # As the study has it: a study that is given a plain one remembers trials apart from it.
                 self.storage = optuna.storages.get_storage(optuna.storages.RDBStorage(address, engine_kwargs=wait))
         self._name, self._study_id = "", -1
+        self.worker = secrets.token_hex(8)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -102,16 +106,19 @@ class Store:
                 connection.execute(sqlalchemy.text("SELECT extract(epoch FROM clock_timestamp())")).scalar_one()
             )
 
-    def claim(self, place: Place, num_trials: int) -> Claimed | None:
-        """A trial that nobody works on: one that was left, or the next; under the lock. None where there is none."""
+    def claim(self, place: Place, num_trials: int, working: Collection[int] = ()) -> Claimed | None:
+        """A trial that nobody works on: one that was left, or the next; under the lock. None where there is none.
+
+        `working`: numbers of those that this worker does work on.
+        """
         there = self.trials()
-        left = next((trial for trial in there if self._is_left(trial, place)), None)
+        left = next((one for one in there if one.number not in working and self._is_left(one, place)), None)
         if left is not None:
             self._sign(left._trial_id)
             return Claimed(left._trial_id, left.number, is_new=False)
         if len(there) >= num_trials:
             return None
-        mark = {"claim": _who(), "beat": self.now()}
+        mark = {"claim": self._who(), "beat": self.now()}
         template = optuna.create_trial(state=TrialState.RUNNING, user_attrs=mark)
         trial_id = self.storage.create_new_trial(self._study_id, template_trial=template)
         return Claimed(trial_id, self.storage.get_trial(trial_id).number, is_new=True)
@@ -120,7 +127,7 @@ class Store:
         if trial.state is not TrialState.RUNNING:
             return False
         claim = trial.user_attrs.get("claim")
-        if not claim:
+        if not claim or claim["worker"] == self.worker:
             return True
         if claim["machine"] != machine():
             return self.now() - _beat(trial) > STALE_SECONDS
@@ -137,16 +144,16 @@ class Store:
 
     def _sign(self, trial_id: int) -> None:
         self.set(trial_id, "beat", self.now())
-        self.set(trial_id, "claim", _who())
+        self.set(trial_id, "claim", self._who())
+
+    def _who(self) -> dict[str, Any]:
+        return {"worker": self.worker, "machine": machine(), "pid": os.getpid(), "time": time.time()}
 
     def confirm(self, trial_id: int) -> bool:
         """Say that the work goes on; False if it has become another worker's."""
         trial = self.storage.get_trial(trial_id)
         claim = trial.user_attrs.get("claim") or {}
-        if trial.state is not TrialState.RUNNING or (claim.get("machine"), claim.get("pid")) != (
-            machine(),
-            os.getpid(),
-        ):
+        if trial.state is not TrialState.RUNNING or claim.get("worker") != self.worker:
             return False
         self.set(trial_id, "beat", self.now())
         return True
@@ -164,10 +171,6 @@ class Store:
     def finish(self, trial_id: int, state: TrialState, value: float | None) -> None:
         self.storage.set_trial_state_values(trial_id, state, None if value is None else [value])
 
-    def elsewhere(self) -> list[int]:
-        """Numbers of the trials that others work on."""
-        return [trial.number for trial in self.trials() if trial.state is TrialState.RUNNING]
-
 
 @contextmanager
 def storage_errors() -> Iterator[None]:
@@ -179,7 +182,7 @@ def storage_errors() -> Iterator[None]:
             f"sweep.storage needs {error.name}",
             fix="pip install -c constraints.txt 'finetune-launcher[sweep-postgresql]'",
         ) from error
-    except (optuna.exceptions.StorageInternalError, sqlalchemy.exc.SQLAlchemyError) as error:
+    except STORAGE_TROUBLE as error:
         first = str(error.__cause__ or error).splitlines()[0]
         fix = "see that the database answers (sweep.storage), then go on with --resume auto"
         raise StorageError(f"the sweep's storage: {first}", fix=fix) from error
@@ -195,10 +198,6 @@ def machine() -> str:
 
 def _beat(trial: FrozenTrial) -> float:
     return float(trial.user_attrs.get("beat", 0.0))
-
-
-def _who() -> dict[str, Any]:
-    return {"machine": machine(), "pid": os.getpid(), "time": time.time()}
 
 
 def _still_runs(folder: Path) -> bool:

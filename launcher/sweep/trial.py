@@ -46,7 +46,8 @@ class Trial:
     asked_at: float | None = None
     restarts: int = 0
     beat_at: float = field(default_factory=time.monotonic)
-    _size: int = -1
+    _size: int = -2  # of metrics.jsonl when all of it had been reported
+    _looked: int = -1
 
     def evaluations(self, metric: str) -> list[tuple[int, float]]:
         """(step, value) of the evaluations that are new, in order; that before training tells nothing about the values."""
@@ -54,9 +55,13 @@ class Trial:
         size = file.stat().st_size if file.exists() else -1
         if size == self._size:
             return []
-        self._size = size
+        self._looked = size
         found = values_of(self.folder.metrics(), metric)
         return [(step, value) for step, value in found if step > 0 and step not in self.seen]
+
+    def is_read(self) -> None:
+        """All that `evaluations` gave last has been reported."""
+        self._size = self._looked
 
     def code(self) -> int | None:
         """What its process ended with; None while it works."""
