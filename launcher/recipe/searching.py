@@ -66,6 +66,16 @@ def override(key: str, value: Any) -> str:
     return f"{key}={json.dumps(plain(value))}"
 
 
+def said(recipe: Sections) -> list[str]:
+    """What `launcher sweep` would do with the recipe, in lines; none without a sweep."""
+    if recipe.sweep is None:
+        return []
+    sweep, towards = recipe.sweep, "greatest" if greater_is_better(recipe) else "least"
+    pruned = "" if sweep.pruner == "none" else f", pruned by {sweep.pruner}"
+    chosen = f"{num_trials(sweep)} trials, {sweep.sampler}{pruned}, for the {towards} {metric_of(recipe)}"
+    return [f"launcher sweep: {chosen}", *(f"  {line}" for line in in_words(sweep))]
+
+
 def in_words(sweep: Sweep) -> list[str]:
     """A line for each key: what is tried."""
     return [f"{key}: {_dimension_in_words(one)}" for key, one in sweep.space.items()]

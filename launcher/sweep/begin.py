@@ -3,7 +3,7 @@
 from launcher import log
 from launcher.errors import RecipeError, StorageError
 from launcher.recipe import Recipe
-from launcher.recipe.searching import greater_is_better, num_trials
+from launcher.recipe.searching import greater_is_better
 from launcher.sweep import place
 from launcher.sweep.place import Place
 from launcher.sweep.store import Store
@@ -28,5 +28,5 @@ def opened(recipe: Recipe, resume: str | None) -> tuple[Place, Store]:
             if not was_there:
                 (folder / place.CARD).unlink()
             raise
-    log.say(f"sweep {here.study} {'begins' if is_new else 'goes on'} in {folder}: {num_trials(recipe.sweep)} trials")
+    log.say(f"sweep {here.study} {'begins' if is_new else 'goes on'} in {folder}")
     return here, store

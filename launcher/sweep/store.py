@@ -18,6 +18,7 @@ from typing import Any
 import filelock
 import optuna
 import sqlalchemy
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from launcher.errors import EnvironmentProblem, RecipeError, StorageError
@@ -72,7 +73,7 @@ class Store:
     def open(self, place: Place, greater_is_better: bool) -> bool:
         """Make the study or join it, under the lock; whether it is new. Another one of the same name is refused."""
         names = {study.study_name for study in optuna.get_all_study_summaries(self.storage, include_best_trial=False)}
-        direction = "maximize" if greater_is_better else "minimize"
+        direction = StudyDirection.MAXIMIZE if greater_is_better else StudyDirection.MINIMIZE
         study = optuna.create_study(
             storage=self.storage, study_name=place.study, direction=direction, load_if_exists=True
         )

@@ -54,14 +54,14 @@ def _search(loaded: Any, resume: str | None) -> None:
     from launcher import log
     from launcher.errors import Interrupted, NoProgress, Preempted
     from launcher.faults import StopRequest
-    from launcher.recipe.searching import in_words, num_trials
+    from launcher.recipe.searching import num_trials, said
     from launcher.sweep import begin, result
     from launcher.sweep.crew import Crew
 
     place, store = begin.opened(loaded, resume)
     total = num_trials(loaded.sweep)
-    for line in in_words(loaded.sweep):
-        log.say(f"  {line}")
+    for line in said(loaded):
+        log.say(line)
 
     def note() -> None:
         with store.locked():
