@@ -9,7 +9,8 @@ from typing import Any
 import fake_trial
 import pytest
 import sweeping
-from sweeping import begun, found, insist_on_whole, recipe, started, wait_for
+from sweeping import begun, found, insist_on_whole, started, wait_for
+from sweeping import recipe as swept
 
 from launcher.errors import RecipeErrors
 from launcher.recipe import load
@@ -36,7 +37,7 @@ def trials(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_the_best_trial_is_that_of_the_least_loss(sweep: Any, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert sweep(recipe(tmp_path, trials=8), steps=2) == 0
+    assert sweep(swept(tmp_path, trials=8), steps=2) == 0
     result = found(tmp_path / "s")
     slow = {one["number"]: fake_trial.loss_of(one["values"], 2) for one in result["trials"]}
     assert {one["number"]: one["value"] for one in result["trials"]} == slow
@@ -51,10 +52,8 @@ def test_the_best_trial_is_that_of_the_least_loss(sweep: Any, tmp_path: Path, ca
 
 def test_greater_is_better_for_accuracy(sweep: Any, tmp_path: Path) -> None:
     """The stand-in measures a loss alone, so the direction is turned by hand."""
-    assert (
-        sweep(recipe(tmp_path, trials=4, metric="eval/loss", greater_is_better=True, sampler="random"), steps=1) == 89
-    )
-    path = recipe(tmp_path, trials=4, sampler="random", greater_is_better=True)
+    assert sweep(swept(tmp_path, trials=4, metric="eval/loss", greater_is_better=True, sampler="random"), steps=1) == 89
+    path = swept(tmp_path, trials=4, sampler="random", greater_is_better=True)
     path.write_text(path.read_text().replace(", metric_for_best_model: eval/loss", ""))
     assert sweep(path, steps=1) == 0
     result = found(tmp_path / "s")
@@ -62,15 +61,15 @@ def test_greater_is_better_for_accuracy(sweep: Any, tmp_path: Path) -> None:
 
 
 def test_tpe_learns_where_the_loss_is_low(sweep: Any, tmp_path: Path) -> None:
-    assert sweep(recipe(tmp_path, trials=24, startup_trials=8), "--workers=2", steps=1) == 0
+    assert sweep(swept(tmp_path, trials=24, startup_trials=8), "--workers=2", steps=1) == 0
     values = [one["value"] for one in found(tmp_path / "s")["trials"]]
     assert sorted(values[8:])[len(values[8:]) // 2] < sorted(values[:8])[4]
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random"])
 def test_two_sweeps_of_a_seed_have_the_same_trials(sampler: str, sweep: Any, tmp_path: Path) -> None:
-    path = recipe(tmp_path, trials=7, sampler=sampler, pruner="median", pruner_startup_trials=2) if sampler == "random" else (
-        recipe(tmp_path, trials=7, startup_trials=3, pruner="median", pruner_startup_trials=2)
+    path = swept(tmp_path, trials=7, sampler=sampler, pruner="median", pruner_startup_trials=2) if sampler == "random" else (
+        swept(tmp_path, trials=7, startup_trials=3, pruner="median", pruner_startup_trials=2)
     )  # fmt: skip
     for name in ("a", "b"):
         assert sweep(path, folder=name, steps=3) == 0
@@ -85,7 +84,7 @@ def test_a_grid_tries_each_of_its_points_once(sweep: Any, tmp_path: Path) -> Non
         "data.max_length": {"low": 32, "high": 64, "step": 16},
         "optimizer.betas": {"values": [[0.9, 0.999], [0.8, 0.99]]},
     }
-    assert sweep(recipe(tmp_path, space, sampler="grid"), "--workers=2", steps=1) == 0
+    assert sweep(swept(tmp_path, space, sampler="grid"), "--workers=2", steps=1) == 0
     tried = [json.dumps(list(one["values"].values())) for one in found(tmp_path / "s")["trials"]]
     points = [
         [rate, length, betas]
@@ -98,14 +97,14 @@ def test_a_grid_tries_each_of_its_points_once(sweep: Any, tmp_path: Path) -> Non
 
 def test_a_trial_that_fails_is_written_down_and_the_others_go_on(sweep: Any, tmp_path: Path) -> None:
     space = {"optimizer.learning_rate": {"values": [1e-4, 1e-2, 1e-3]}}
-    assert sweep(recipe(tmp_path, space, sampler="grid"), steps=1, fail_above=5e-3) == 0
+    assert sweep(swept(tmp_path, space, sampler="grid"), steps=1, fail_above=5e-3) == 0
     first, second, third = found(tmp_path / "s")["trials"]
     assert (first["state"], second["state"], third["state"]) == ("done", "failed", "done")
     assert second["exit_code"] == 87 and second["error"] == "NonFiniteError: the loss is nan at step 1"
 
 
 def test_where_every_trial_fails_the_sweep_fails(sweep: Any, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    assert sweep(recipe(tmp_path, trials=2), steps=1, fail_above=0.0) == 92
+    assert sweep(swept(tmp_path, trials=2), steps=1, fail_above=0.0) == 92
     assert "no trial came to its end" in capsys.readouterr().err
 
 
@@ -115,7 +114,7 @@ def test_values_that_contradict_each_other_fail_their_trial_alone(sweep: Any, tm
         "training.max_steps": {"values": [6, 20]},
         "scheduler.warmup_steps": {"values": [0, 5]},
     }
-    path = recipe(tmp_path, space, sampler="grid", text="scheduler: {decay_steps: 4, name: wsd}")
+    path = swept(tmp_path, space, sampler="grid", text="scheduler: {decay_steps: 4, name: wsd}")
     assert sweep(path, "training.max_steps=20", steps=1) == 0
     states = {tuple(one["values"].values())[1:]: one["state"] for one in found(tmp_path / "s")["trials"]}
     assert states == {(6, 0): "done", (6, 5): "failed", (20, 0): "done", (20, 5): "done"}
@@ -126,7 +125,7 @@ def test_values_that_contradict_each_other_fail_their_trial_alone(sweep: Any, tm
 
 def test_the_median_ends_a_trial_that_is_worse_and_it_saves_itself(sweep: Any, tmp_path: Path) -> None:
     space = {"optimizer.learning_rate": {"values": [3e-4, 4e-4, 2e-4, 9e-3, 3.1e-4]}}
-    path = recipe(tmp_path, space, sampler="grid", pruner="median", pruner_startup_trials=3, pruner_warmup_steps=2)
+    path = swept(tmp_path, space, sampler="grid", pruner="median", pruner_startup_trials=3, pruner_warmup_steps=2)
     assert sweep(path, steps=40, seconds=0.02) == 0
     states = {one["number"]: (one["state"], one["step"]) for one in found(tmp_path / "s")["trials"]}
     assert states == {0: ("done", 40), 1: ("done", 40), 2: ("done", 40), 3: ("pruned", 2), 4: ("done", 40)}
@@ -135,7 +134,7 @@ def test_the_median_ends_a_trial_that_is_worse_and_it_saves_itself(sweep: Any, t
 
 
 def test_asha_lets_few_trials_go_on(sweep: Any, tmp_path: Path) -> None:
-    path = recipe(tmp_path, trials=9, sampler="random", pruner="asha", pruner_warmup_steps=1, reduction_factor=3)
+    path = swept(tmp_path, trials=9, sampler="random", pruner="asha", pruner_warmup_steps=1, reduction_factor=3)
     assert sweep(path, steps=9) == 0
     states = [one["state"] for one in found(tmp_path / "s")["trials"]]
     assert states.count("pruned") >= 5 and states.count("done") >= 1
@@ -145,7 +144,7 @@ def test_values_that_were_tried_are_not_trained_again(
     sweep: Any, tmp_path: Path, capsys: pytest.CaptureFixture
 ) -> None:
     space = {"optimizer.learning_rate": {"values": [1e-4, 1e-3]}}
-    assert sweep(recipe(tmp_path, space, trials=6, sampler="random"), steps=1) == 0
+    assert sweep(swept(tmp_path, space, trials=6, sampler="random"), steps=1) == 0
     result = found(tmp_path / "s")["trials"]
     twins = [one for one in result if one["same_as"] is not None]
     assert len(twins) == 4 and len(list((tmp_path / "s" / "trials").glob("*/done.txt"))) == 2
@@ -163,7 +162,7 @@ def ended(folder: Path) -> int:
 
 def test_twelve_trials_of_two_workers_killed_twice_are_all_there_once(tmp_path: Path, sweep: Any) -> None:
     path, folder = (
-        recipe(tmp_path, trials=12, pruner="median", pruner_startup_trials=3, startup_trials=4),
+        swept(tmp_path, trials=12, pruner="median", pruner_startup_trials=3, startup_trials=4),
         tmp_path / "s",
     )
     words = (str(path), f"output_dir={folder}", "--workers=2", "--resume", "auto")
@@ -177,7 +176,7 @@ def test_twelve_trials_of_two_workers_killed_twice_are_all_there_once(tmp_path: 
 
 
 def test_a_killed_sweep_comes_to_what_an_uninterrupted_one_does(tmp_path: Path, sweep: Any) -> None:
-    path = recipe(tmp_path, trials=8, pruner="median", pruner_startup_trials=2, startup_trials=3)
+    path = swept(tmp_path, trials=8, pruner="median", pruner_startup_trials=2, startup_trials=3)
     assert sweep(path, folder="whole", steps=4) == 0
     folder = tmp_path / "killed"
     with started(str(path), f"output_dir={folder}", steps=4, seconds=0.05) as process:
@@ -191,7 +190,7 @@ def test_a_killed_sweep_comes_to_what_an_uninterrupted_one_does(tmp_path: Path, 
 def test_a_stop_lets_trials_save_themselves_and_the_next_start_goes_on(
     number: int, code: int, tmp_path: Path, sweep: Any
 ) -> None:
-    path, folder = recipe(tmp_path, trials=3), tmp_path / "s"
+    path, folder = swept(tmp_path, trials=3), tmp_path / "s"
     with started(str(path), f"output_dir={folder}", "--workers=2", steps=100, seconds=0.05) as process:
         wait_for(lambda: begun(folder) == 2)
         process.send_signal(number)
@@ -209,7 +208,7 @@ def test_a_stop_lets_trials_save_themselves_and_the_next_start_goes_on(
 
 
 def test_two_sweeps_at_once_in_one_folder_share_its_trials(tmp_path: Path) -> None:
-    path, folder = recipe(tmp_path, trials=10), tmp_path / "s"
+    path, folder = swept(tmp_path, trials=10), tmp_path / "s"
     words = (str(path), f"output_dir={folder}", "--resume", "auto")
     with started(*words, steps=3, seconds=0.05) as one, started(*words, steps=3, seconds=0.05) as other:
         assert one.wait(60) == 0 and other.wait(60) == 0, one.stdout.read() + other.stdout.read()
@@ -219,7 +218,7 @@ def test_two_sweeps_at_once_in_one_folder_share_its_trials(tmp_path: Path) -> No
 
 
 def test_another_recipe_does_not_go_on_with_a_sweep(tmp_path: Path, sweep: Any, capsys: pytest.CaptureFixture) -> None:
-    path = recipe(tmp_path, trials=2)
+    path = swept(tmp_path, trials=2)
     assert sweep(path, steps=1) == 0
     assert sweep(path, steps=1) == 89
     assert "this folder holds a sweep; go on with --resume auto" in capsys.readouterr().err
@@ -237,7 +236,7 @@ def test_a_folder_that_is_no_sweeps_is_left_alone(tmp_path: Path, sweep: Any, ca
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "letter.txt").write_text("mine")
     for words in ([], ["--resume", "auto"]):
-        assert sweep(recipe(tmp_path, trials=2), *words) == 89
+        assert sweep(swept(tmp_path, trials=2), *words) == 89
         assert "neither empty nor a sweep's folder" in capsys.readouterr().err
     assert [one.name for one in (tmp_path / "s").iterdir()] == ["letter.txt"]
 
@@ -246,7 +245,7 @@ def test_a_folder_that_is_no_sweeps_is_left_alone(tmp_path: Path, sweep: Any, ca
 
 
 def problems(folder: Path, space: dict[str, Any] | None = None, text: str = "", **sweep: Any) -> list[str]:
-    path = recipe(folder, space, text, **sweep)
+    path = swept(folder, space, text, **sweep)
     with pytest.raises(RecipeErrors) as caught:
         load(path)
     assert caught.value.exit_code == 89
@@ -315,7 +314,7 @@ def test_paths_to_try_are_looked_for_beside_the_recipe(tmp_path: Path, monkeypat
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "other.csv").write_text("text,label\na,b\n")
     monkeypatch.chdir(tmp_path)
-    path = recipe(tmp_path / "there", {"data.train.0.path": {"values": ["other.csv"]}})
+    path = swept(tmp_path / "there", {"data.train.0.path": {"values": ["other.csv"]}})
     assert load(path).sweep.space["data.train.0.path"].values == (str(tmp_path / "there" / "other.csv"),)
 
 
@@ -326,7 +325,7 @@ def test_a_storage_that_does_not_answer_for_a_while_ends_no_trial(
 
     from launcher.sweep.store import Store
 
-    path = recipe(tmp_path, trials=4, startup_trials=2, pruner="median", pruner_startup_trials=1)
+    path = swept(tmp_path, trials=4, startup_trials=2, pruner="median", pruner_startup_trials=1)
     assert sweep(path, folder="calm", steps=3) == 0
     calls = dict.fromkeys(("report", "set", "finish", "claim", "confirm"), 0)
 
@@ -349,3 +348,33 @@ def test_a_storage_that_does_not_answer_for_a_while_ends_no_trial(
     monkeypatch.setattr("launcher.sweep.crew.BEAR_SECONDS", 0.2)
     monkeypatch.setattr(Store, "finish", lambda *_: (_ for _ in ()).throw(StorageInternalError("gone")))
     assert sweep(path, folder="lost", steps=3) == 90
+
+
+def test_real_trials_and_a_best_recipe_that_comes_to_its_metric(recipe: Path, tmp_path: Path) -> None:
+    """Two trainings in processes of their own; the best one again, in this process."""
+    import tiny
+
+    from launcher.__main__ import main
+    from launcher.run_folder import RunFolder
+
+    space = "sweep={space: {optimizer.learning_rate: {values: [1.0e-3, 1.0e-2]}}, sampler: grid, workers: 2}"
+    words = ["evaluation.eval_steps=3", "evaluation.metric_for_best_model=eval/loss", "training.max_steps=3"]
+    assert main(["sweep", str(recipe), space, *words, f"output_dir={tmp_path / 's'}"]) == 0
+    best = found(tmp_path / "s")["best"]
+    assert tiny.train(tmp_path / "s" / "best.yaml", f"output_dir={tmp_path / 'again'}") == 0
+    losses = [one["eval/loss"] for one in RunFolder(tmp_path / "again").metrics() if one["step"] == best["step"]]
+    assert losses == [pytest.approx(best["value"], rel=1e-6)]
+    other = next(one for one in found(tmp_path / "s")["trials"] if one["number"] != best["number"])
+    assert other["value"] > best["value"] * 1.0001
+
+
+def test_a_recipe_with_a_sweep_is_trained_with_its_own_values(
+    recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    import tiny
+
+    space = "sweep={space: {optimizer.learning_rate: {values: [1.0e-3, 1.0e-2]}}, sampler: grid}"
+    assert tiny.train(recipe, space, "training.max_steps=1", f"output_dir={tmp_path / 'run'}") == 0
+    assert "note: the recipe's own values are trained" in capsys.readouterr().out
+    kept = load(tmp_path / "run" / "recipe.yaml")
+    assert kept.sweep is None and kept.optimizer.learning_rate == 1e-2
