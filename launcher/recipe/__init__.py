@@ -116,8 +116,8 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     problems += missing
     for _, stage in staged.trees(tree) if recipe is not None else ():
         validated(Recipe, stage, problems)
-    if recipe is not None and not problems:
-        problems += searched.problems(Recipe, tree)
+    if recipe is not None:
+        problems += searched.problems(recipe, tree)
     if problems or recipe is None:
         raise _errors(problems, str(path))
     recipe._places, recipe._tree = dict(_places(tree)), tree

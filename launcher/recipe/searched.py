@@ -1,5 +1,6 @@
 """The values of a search space: keys must be keys, and values ones that they take, before anything is run."""
 
+import itertools
 import json
 from collections.abc import Iterator
 from dataclasses import replace
@@ -41,20 +42,25 @@ def _resolved(key: str, node: Node, missing: list[Problem]) -> Node:
     return replace(node, value={**node.value, "values": replace(listed, value=items)})
 
 
-def problems(model: type[R], tree: Node) -> Iterator[Problem]:
+def problems(recipe: R, tree: Node) -> Iterator[Problem]:
     """For each key of the space the first of its values with which the recipe would be refused, and why.
 
-    Each value is looked at with all else as the recipe has it; of a range its two ends.
+    Each value is looked at with all else as the recipe has it; of a range its two ends. What is wrong with the recipe itself,
+    or with a dimension (that is not in `recipe` then), is said elsewhere.
     """
-    space = _space(tree)
-    if (sweep := tree.value.get("sweep")) is not None and sweep.value is not None and not (space and space.value):
+    space, sweep = _space(tree), tree.value.get("sweep")
+    if sweep is not None and sweep.value is not None and not (space and space.value):
         text = "names no key to try; write for example optimizer.learning_rate: {values: [1.0e-4, 3.0e-4]}"
         yield Problem((space or sweep).key_place, f"sweep.space: {text}", "sweep.space")
-    base = without(tree, NOT_OF_A_TRIAL)
-    for key, node in space.value.items() if space is not None else ():
+    if space is None or recipe.sweep is None:
+        return
+    base, anyway = without(tree, NOT_OF_A_TRIAL), list[Problem]()
+    validated(type(recipe), base, anyway)
+    for key in recipe.sweep.space:
         if key not in REFUSED and key.partition(".")[0] not in REFUSED:
-            found = (problem for value in _tried(node) for problem in _problem(model, base, key, node, value))
-            yield from (problem for problem, _ in zip(found, range(1), strict=False))
+            node = space.value[key]
+            found = (one for value in _tried(node) for one in _problems(type(recipe), base, key, node, value, anyway))
+            yield from itertools.islice(found, 1)
 
 
 def without(tree: Node, keys: tuple[str, ...]) -> Node:
@@ -62,12 +68,15 @@ def without(tree: Node, keys: tuple[str, ...]) -> Node:
 
 
 def _tried(node: Node) -> list[Node]:
-    if "values" in node.value:
-        return list(node.value["values"].value)
+    listed = node.value.get("values")
+    if listed is not None and listed.value is not None:
+        return list(listed.value)
     return [node.value[end] for end in ("low", "high")]
 
 
-def _problem(model: type[R], base: Node, key: str, node: Node, value: Node) -> Iterator[Problem]:
+def _problems(
+    model: type[R], base: Node, key: str, node: Node, value: Node, anyway: list[Problem]
+) -> Iterator[Problem]:
     found: list[Problem] = []
     try:
         tree = assigned(base, key, replace(value, key_place=node.key_place))
@@ -76,6 +85,8 @@ def _problem(model: type[R], base: Node, key: str, node: Node, value: Node) -> I
         return
     validated(model, tree, found)
     for problem in found:
+        if problem in anyway:
+            continue
         own = problem.key == key or problem.key.startswith(f"{key}.")
         place = problem.place if own and problem.place != DEFAULT else value.place
         said = problem.text if own else f"{key}: {json.dumps(value.plain())} does not go with the rest: {problem.text}"

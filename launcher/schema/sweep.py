@@ -6,7 +6,6 @@ from pydantic import AfterValidator, Field, model_validator
 
 from launcher.schema.values import Positive, Text
 from launcher.section import FrozenDict, Section, freeze
-from launcher.suggest import did_you_mean
 
 Number = int | float
 
@@ -24,16 +23,6 @@ class Dimension(Section):
     """Choose by the logarithm, as for learning rates."""
     step: Number | None = None
     """Distance between two numbers that are tried, from low on; null: 1 for whole numbers, else any."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _known(cls, given: Any) -> Any:
-        """Here, since the keys of `space` are names of other keys, by which nothing finds its way."""
-        for key in given if isinstance(given, dict) else ():
-            if key not in cls.model_fields:
-                hint = did_you_mean(key, cls.model_fields) or f"; it is one of {', '.join(cls.model_fields)}"
-                raise ValueError(f"{key} says nothing about values to try{hint}")
-        return given
 
     @model_validator(mode="after")
     def _one_kind(self) -> "Dimension":
