@@ -38,12 +38,12 @@ def test_two_workers_killed_and_resumed_leave_each_trial_once(database: str, tmp
 
 def test_two_machines_share_the_trials(database: str, tmp_path: Path) -> None:
     """Started at the same time, as the tasks of an array job are."""
-    path, folder = recipe(tmp_path, trials=10, storage=database, study="shared"), tmp_path / "s"
+    path, folder = recipe(tmp_path, trials=6, storage=database, study="shared"), tmp_path / "s"
     words = (str(path), f"output_dir={folder}", "--resume", "auto")
     with started(*words, steps=3, seconds=0.1) as one, started(*words, steps=3, seconds=0.1) as other:
         assert one.wait(60) == 0 and other.wait(60) == 0, one.stdout.read() + other.stdout.read()
         said = [one.stdout.read(), other.stdout.read()]
-    insist_on_whole(folder, 10, steps=3)
+    insist_on_whole(folder, 6, steps=3)
     assert sum("begins" in text for text in said) == 1
     assert all("\ntrial " in text for text in said), said
 

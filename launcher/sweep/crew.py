@@ -20,7 +20,7 @@ from launcher.sweep.place import Place
 from launcher.sweep.store import BEAT_SECONDS, STALE_SECONDS, STORAGE_TROUBLE, Claimed, Store
 from launcher.sweep.trial import Trial
 
-LOOK_SECONDS, ASK_SECONDS = 0.1, 5.0
+LOOK_SECONDS, ASK_SECONDS = 0.1, 1.0
 BEAR_SECONDS = STALE_SECONDS / 2  # without a storage, before all ends
 MOST_RESTARTS = 3  # of a trial that somebody else keeps stopping
 PRUNER_STARTUP_TRIALS, REDUCTION_FACTOR = 5, 4

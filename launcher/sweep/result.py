@@ -26,7 +26,7 @@ def write(place: Place, store: Store, sweep: Sweep, num_trials: int) -> dict[str
     found = gathered(place, store, sweep, num_trials)
     write_json(place.folder / "sweep.json", found)
     if found["best"] is not None:
-        write_text(place.folder / "best.yaml", _best(place, found))
+        _write_best(place, found)
     write_text(place.folder / "report.html", page.render(found, store.study()))
     return found
 
@@ -69,17 +69,15 @@ def _trial(place: Place, one: FrozenTrial, sweep: Sweep) -> dict[str, Any]:
     }
 
 
-def _best(place: Place, found: dict[str, Any]) -> str:
-    """The recipe of the best trial as resolved, with what it came to above it."""
-    best = found["best"]
+def _write_best(place: Place, found: dict[str, Any]) -> None:
+    """The recipe of the best trial as resolved, with what it came to above it; as it is while no better trial comes."""
+    best, file = found["best"], place.folder / "best.yaml"
     words = [override(key, value) for key, value in best["values"].items()]
-    resolved = recipe.load(place.recipe, words).to_yaml()
-    head = [
-        f"Trial {best['number']} of the sweep {found['study']}: {found['metric']} {best['value']!r} at step {best['step']},",
-        f"the best of {_counted(found, 'done')} trials that were trained to their end.",
-        *words,
-    ]
-    return "".join(f"# {line}\n" for line in head) + "\n" + resolved
+    came_to = f"{found['metric']} {best['value']!r} at step {best['step']}"
+    lines = [f"Trial {best['number']} of the sweep {found['study']}, the best: {came_to}.", *words]
+    head = "".join(f"# {line}\n" for line in lines)
+    if not (file.exists() and file.read_text(encoding="utf-8").startswith(head)):
+        write_text(file, f"{head}\n{recipe.load(place.recipe, words).to_yaml()}")
 
 
 def say(place: Place, found: dict[str, Any]) -> None:

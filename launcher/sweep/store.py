@@ -117,7 +117,7 @@ class Store:
         if left is not None:
             self._sign(left._trial_id)
             return Claimed(left._trial_id, left.number, is_new=False)
-        if len(there) >= num_trials:
+        if len(there) >= num_trials or any(self._is_ending(one, place) for one in there):
             return None
         mark = {"claim": self._who(), "beat": self.now()}
         template = optuna.create_trial(state=TrialState.RUNNING, user_attrs=mark)
@@ -133,6 +133,13 @@ class Store:
         if claim["machine"] != machine():
             return self.now() - _beat(trial) > STALE_SECONDS
         return not process_lives(claim["pid"], claim["time"]) and not _still_runs(place.trial(trial.number))
+
+    def _is_ending(self, trial: FrozenTrial, place: Place) -> bool:
+        """Whether its worker is gone and its own process just follows: it comes before any new one, so that order is kept."""
+        claim = trial.user_attrs.get("claim") or {}
+        if trial.state is not TrialState.RUNNING or claim.get("machine") != machine():
+            return False
+        return not process_lives(claim["pid"], claim["time"]) and _still_runs(place.trial(trial.number))
 
     def held(self, place: Place) -> dict[int, float]:
         """Number -> last confirmation of the trials that may be left soon: others have them, or the process of one still ends."""
