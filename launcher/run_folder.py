@@ -97,7 +97,7 @@ class RunFolder:
     def _is_alive(self, start: dict[str, Any]) -> bool:
         if start.get("host") != socket.gethostname():
             return time.time() - self.last_sign_of_life() < SILENCE_SECONDS
-        return _process_lives(start.get("pid"), start.get("time"))
+        return process_lives(start.get("pid"), start.get("time"))
 
     def _text(self, name: str) -> str:
         file = self.path / name
@@ -168,8 +168,11 @@ def _object_or_none(line: str) -> dict[str, Any] | None:
     return record if isinstance(record, dict) else None
 
 
-def _process_lives(pid: Any, recorded_at: Any) -> bool:
-    """Whether the process that wrote its pid at `recorded_at` (unix seconds) still exists on this machine."""
+def process_lives(pid: Any, recorded_at: Any) -> bool:
+    """Whether the process that wrote its pid at `recorded_at` (unix seconds) still exists on this machine.
+
+    One that has ended and that nobody has asked for its exit code (a zombie) does not.
+    """
     if not isinstance(pid, int) or pid <= 0:
         return False
     try:
@@ -179,8 +182,17 @@ def _process_lives(pid: Any, recorded_at: Any) -> bool:
     except PermissionError:
         pass  # it exists and belongs to someone else
     began_at = _process_start(pid)
+    if _is_zombie(pid):
+        return False
     # A pid is given again after a reboot or a few days: a process younger than the record is a stranger.
     return began_at is None or not isinstance(recorded_at, int | float) or began_at <= recorded_at + 2.0
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return False
 
 
 def _process_start(pid: int) -> float | None:

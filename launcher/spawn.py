@@ -52,7 +52,7 @@ def _start(rank: int, num_processes: int, port: int, arguments: Sequence[str]) -
         [sys.executable, "-m", "launcher", *arguments],
         env=os.environ
         | (world if num_processes > 1 else {}),  # one process is nobody's rank, and needs no process group
-        preexec_fn=_die_with_parent,
+        preexec_fn=die_with_parent,
         start_new_session=True,
     )
 
@@ -105,7 +105,7 @@ def _tell(ranks: list[subprocess.Popen[bytes]], number: int) -> None:
             rank.send_signal(number)
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Otherwise a killed launcher leaves its ranks on the GPUs (Linux only; elsewhere they end when their peers do)."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
 
 STAGES = ("stages", "linear_probe_then_finetune", "gradual_unfreezing")  # they repeat keys of other sections
+BESIDE = (*STAGES, "sweep")  # whose keys nobody means who writes them elsewhere
 
 
 def nearest(word: str, options: Iterable[str]) -> str | None:
@@ -36,7 +37,7 @@ def meant(section: str, key: str, known: Sequence[str]) -> str | None:
 
 
 def _elsewhere(key: str, known: Sequence[str]) -> str | None:
-    homes = [name for name in known if name.rpartition(".")[2] == key and name.partition(".")[0] not in STAGES]
+    homes = [name for name in known if name.rpartition(".")[2] == key and name.partition(".")[0] not in BESIDE]
     return " or ".join(homes) if 1 <= len(homes) <= 2 else None
 
 

@@ -66,6 +66,7 @@ class Alone:
     """As much of an engine as a checkpoint of one process needs."""
 
     is_main = True
+    _average = None
     weights, load_weights = Engine.weights, Engine.load_weights
     optimizer_states, load_optimizer_states = Engine.optimizer_states, Engine.load_optimizer_states
 

@@ -101,6 +101,7 @@ LAYERS = [
         "unshard",
         "verify_math",
         "report",
+        "sweep",
     },
     {"verbs", "__main__"},
 ]

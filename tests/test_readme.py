@@ -58,7 +58,7 @@ def test_cpu_commands_run_in_the_order_of_the_readme(folder: Path, monkeypatch: 
                 [sys.executable, "-m", starter, *words[1:]], capture_output=True, text=True, timeout=240
             )
             assert done.returncode == 0, f"{command}\n{done.stderr[-3000:]}"
-    runs = sorted(path for path in (folder / "runs").iterdir())
+    runs = sorted(path.parent for path in (folder / "runs").glob("**/attempts.jsonl"))
     assert len(runs) >= 5
     for run in runs:
         ends = [json.loads(line) for line in (run / "attempts.jsonl").read_text().splitlines()]

@@ -55,6 +55,13 @@ def test_a_start_without_end_is_killed_once_its_process_is_gone(tmp_path):
     assert RunFolder(make_run(tmp_path, attempts=attempts)).state() == "killed"
 
 
+def test_a_process_that_has_ended_and_is_not_waited_for_does_not_live(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        attempts = [start(pid=process.pid, host=socket.gethostname(), time=time.time())]
+        assert RunFolder(make_run(tmp_path, attempts=attempts)).state() == "killed"
+
+
 def test_a_run_on_another_machine_counts_as_running_while_it_writes(tmp_path):
     run = make_run(tmp_path, attempts=[start(host="elsewhere", pid=os.getpid())])
     assert RunFolder(run).state() == "running"

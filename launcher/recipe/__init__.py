@@ -16,7 +16,7 @@ import yaml
 from pydantic import PrivateAttr
 
 from launcher.errors import RecipeErrors
-from launcher.recipe import layers, local_files, staged
+from launcher.recipe import layers, local_files, searched, staged
 from launcher.recipe.rules import value_at
 from launcher.recipe.validate import PARTS, validated
 from launcher.recipe.yaml_source import DEFAULT, Dumper, Node, Place, Problem
@@ -44,6 +44,20 @@ class Recipe(Sections):
     def to_yaml(self) -> str:
         """The recipe as resolved, defaults included; loading it gives an equal recipe."""
         values = self.model_dump(mode="json", exclude={"extends"})
+        return str(yaml.dump(values, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120))
+
+    def of_a_trial(self) -> "Recipe":
+        """The recipe without its sweep, for a training of its own values."""
+        assert self._tree is not None, "only a recipe that was loaded has a sweep"
+        tree = searched.without(self._tree, ("sweep",))
+        recipe = self._stage(tree)
+        recipe._tree = tree
+        return recipe
+
+    def as_written(self) -> str:
+        """What its files and the command line say, together, without its sweep and its folder; paths are absolute."""
+        assert self._tree is not None, "only a recipe that was loaded was written"
+        values = searched.without(self._tree, searched.NOT_OF_A_TRIAL).plain()
         return str(yaml.dump(values, Dumper=Dumper, sort_keys=False, allow_unicode=True, width=120))
 
     def start_audit(self) -> None:
@@ -97,10 +111,13 @@ def load(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
         raise _errors([*problems, misspelt], str(path))
     missing: list[Problem] = []
     tree = local_files.resolve(_with_name(_without_empty_sections(tree), Path(path).stem), missing)
+    tree = searched.resolved(tree, missing)
     recipe = validated(Recipe, tree, problems)
     problems += missing
     for _, stage in staged.trees(tree) if recipe is not None else ():
         validated(Recipe, stage, problems)
+    if recipe is not None:
+        problems += searched.problems(recipe, tree)
     if problems or recipe is None:
         raise _errors(problems, str(path))
     recipe._places, recipe._tree = dict(_places(tree)), tree

@@ -64,6 +64,14 @@ def annotation_at(model: type[Section], path: Path, tree: Node | None = None) ->
     return here
 
 
+def of_a_mapping(model: type[Section], path: Path) -> type[Section] | None:
+    """The section at `path`, where it is an item of a mapping, whose key is no name of ours."""
+    if not path or get_origin(branches(annotation_at(model, path[:-1]))[0]) is not dict:
+        return None
+    kind = annotation_at(model, path)
+    return kind if isinstance(kind, type) and issubclass(kind, Section) else None
+
+
 def named(annotation: Any) -> dict[str, type[Section]]:
     """`name` -> section, where a value is one of several sections that their `name` tells apart; else empty."""
     kinds = [branch for branch in branches(annotation) if isinstance(branch, type) and issubclass(branch, Section)]

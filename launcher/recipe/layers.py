@@ -75,10 +75,15 @@ def _override(tree: Node, override: str, seen: dict[str, str], problems: list[Pr
     if value is None:
         return tree
     try:
-        return _assign(tree, key.split("."), replace(value, key_place=place), "")
+        return assigned(tree, key, replace(value, key_place=place))
     except ValueError as error:
         problems.append(Problem(place, str(error), key))
         return tree
+
+
+def assigned(tree: Node, key: str, value: Node) -> Node:
+    """The tree with `value` at a dotted key, as an override has it. A ValueError says where the key leads nowhere."""
+    return _assign(tree, key.split("."), value, "")
 
 
 def _malformed(key: str, equals: str, text: str) -> str:

@@ -8,7 +8,7 @@ from typing import Any, get_args
 
 from launcher import parts, prompts, support
 from launcher.data.augment.steps import OF_PICTURES, OF_TEXTS
-from launcher.recipe import cleaning, local_files
+from launcher.recipe import cleaning, local_files, searching
 from launcher.schedules import OPTIONS
 from launcher.schema import Data, Evaluation, Sections, Tokenizer
 from launcher.section import Section, forget_reads, note_reads
@@ -32,7 +32,6 @@ SPLIT_INTO_WORDS = ("bleu", "rouge1", "rouge2", "rougeL")  # metrics that evalua
 # key -> (the values that work, what to do instead)
 UNSUPPORTED: dict[str, tuple[tuple[Any, ...], str]] = {
     "data.streaming": ((False,), "rows are prepared once and read from disk, which needs little memory"),
-    "sweep": ((None,), "run the recipe once per value, with key.path=value on the command line"),
     "slurm": ((None,), "start it with srun or sbatch, one `python -m launcher` per process"),
 }
 
@@ -389,6 +388,7 @@ RULES = (
     cleaning.findings,
     _augment,
     _trackers,
+    searching.findings,
     local_files.train_data,
     local_files.eval_data,
 )

@@ -39,7 +39,8 @@ def validated(model: type[R], tree: Node, problems: list[Problem]) -> R | None:
         whole = tree
         for path, details in wrong:
             key_path = _path_of_key(whole, path)
-            if details["type"] != "missing" or join(*path) not in taken_out:
+            is_stand_in = details["type"] == "missing" and join(*path) in taken_out
+            if not is_stand_in and not _follows(path, taken_out):
                 problem, target = _problem(model, configs, whole, path, details, known)
                 problems.append(problem)
                 doubtful |= {join(*path), join(*key_path), target}
@@ -52,6 +53,11 @@ def validated(model: type[R], tree: Node, problems: list[Problem]) -> R | None:
     found = list(rules.findings(recipe, doubtful))
     problems += [Problem(_place(tree, key), f"{key}: {text}", key) for key, text in found]
     return recipe
+
+
+def _follows(path: Path, taken_out: set[str]) -> bool:
+    """Whether a dimension of a search is wrong for lack of what was wrong in it."""
+    return path[:2] == ("sweep", "space") and any(key.startswith(f"{join(*path)}.") for key in taken_out)
 
 
 def _configs(tree: Node, problems: list[Problem], doubtful: set[str]) -> Configs:
@@ -128,6 +134,10 @@ def _problem(
         if len(choices := explain.named(explain.annotation_at(model, path[:-1]))) > 1:
             text, target = _no_option(choices, tree, path)
             return Problem(node.key_place, f"{key} {text}", key), target
+        if (mapped := explain.of_a_mapping(model, path[:-1])) is not None:
+            own = list(mapped.model_fields)
+            hint = did_you_mean(str(path[-1]), own) or f"; it has {', '.join(own)}"
+            return Problem(node.key_place, f"{key} is not an option of a {mapped.__name__.lower()}{hint}", key), ""
         text, target = _unknown_key(tree, path, known)
         return Problem(node.key_place, f"{key} {text}", key), target
     own_words = details["msg"].removeprefix("Value error, ") if details["type"] == "value_error" else ""
@@ -212,8 +222,11 @@ def _find(tree: Node, key: str) -> Node | None:
 
 def _place(tree: Node, key: str) -> Any:
     """Where `key` was written, or the nearest section above it."""
-    node = tree
-    for step in key.split("."):
+    node, rest = tree, key
+    while rest:
+        if isinstance(node.value, dict) and rest in node.value:  # a key with dots, as those of sweep.space are
+            return node.value[rest].key_place
+        step, _, rest = rest.partition(".")
         if isinstance(node.value, dict) and step in node.value:
             node = node.value[step]
         elif isinstance(node.value, list) and step.isdecimal() and int(step) < len(node.value):

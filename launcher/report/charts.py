@@ -91,13 +91,22 @@ class Scale:
         return round(self.start + (value - low) / (high - low) * (self.end - self.start), 1)
 
 
-def draw(series: list[Series], size: tuple[int, int], steps: Steps, label_width: int = 0) -> Drawing:
-    """Lay out the series in one frame. `label_width` pixels at the right are kept for the names of the lines."""
+def draw(
+    series: list[Series],
+    size: tuple[int, int],
+    steps: Steps,
+    label_width: int = 0,
+    colours: Sequence[int] | None = None,
+) -> Drawing:
+    """Lay out the series in one frame. `label_width` pixels at the right are kept for the names of the lines.
+
+    `colours`: the number of each line's colour, where it is not that of its place.
+    """
     width, height = size
     x = Scale(*_widened(steps.first, steps.last), LEFT, width - RIGHT - label_width)
     y, y_ticks, notes = _value_scale(series, height - BOTTOM, TOP)
     curves, hover = [], []
-    for colour, one in enumerate(series):
+    for colour, one in zip(colours or range(len(series)), series, strict=True):
         curve, read_out, drawn_note = _curve(one, colour, x, y)
         curves.append(curve)
         hover.append(read_out)
@@ -212,7 +221,7 @@ def _curve(series: Series, colour: int, x: Scale, y: Scale) -> tuple[Curve, dict
     values = {"value": [_digits(raw[i]) for i in chosen]} | (
         {"smooth": [_digits(shown[i]) for i in chosen]} if smooth else {}
     )
-    return curve, {"label": series.label, "step": steps, "y": up, **values}, notes
+    return curve, {"label": series.label, "colour": colour, "step": steps, "y": up, **values}, notes
 
 
 def _chosen(values: list[float]) -> list[int]:

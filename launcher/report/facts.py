@@ -90,7 +90,7 @@ class Facts:
 
 def gather(folder: RunFolder) -> Facts:
     metrics, state = folder.metrics(), folder.state()
-    recipe = _recipe(folder)
+    recipe = read_recipe(folder)
     attempts = _attempts(folder, state)
     worked = [attempt.seconds for attempt in attempts if attempt.seconds is not None]
     # The last line of the file, not the largest step: a resumed run may not yet be where the lost attempt was.
@@ -130,7 +130,7 @@ def after(values: list[tuple[int, float]], exported_step: int | None) -> tuple[i
     return next((pair for pair in values if pair[0] == exported_step), values[-1])
 
 
-def _recipe(folder: RunFolder) -> dict[str, Any]:
+def read_recipe(folder: RunFolder) -> dict[str, Any]:
     # Read as plain YAML, not as a Recipe: a run of an older schema must still be shown.
     try:
         content = yaml.safe_load(folder.recipe_text())

@@ -68,7 +68,7 @@ def render(folder: RunFolder) -> str:
     schedule = folder.schedule()
     steps = _steps(facts, schedule)
     plan, environment, samples = folder.plan(), folder.environment(), folder.samples()
-    return _template().render(
+    return template("page.html").render(
         facts=facts,
         path=str(folder.path),
         changes=changes(facts.evaluations, facts.goal, facts.exported_step),
@@ -186,7 +186,8 @@ def _yaml_line(line: str) -> tuple[str, str, str]:
 
 
 @cache
-def _template() -> jinja2.Template:
+def template(name: str) -> jinja2.Template:
+    """A page of `templates/`, which escapes everything that is put into it."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("launcher.report"),
         autoescape=True,
@@ -196,4 +197,4 @@ def _template() -> jinja2.Template:
     )
     named = ("number", "duration", "moment", "any_json", "short", "amount", "said", "title_of")
     environment.filters |= {name: getattr(words, name) for name in named}
-    return environment.get_template("page.html")
+    return environment.get_template(name)

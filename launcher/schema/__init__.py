@@ -19,8 +19,10 @@ from launcher.schema.stages import GradualUnfreezing, LinearProbe
 from launcher.schema.stages import Stage as Stage
 from launcher.schema.stages import StageData as StageData
 from launcher.schema.stages import StageTraining as StageTraining
+from launcher.schema.sweep import Dimension as Dimension
+from launcher.schema.sweep import Sweep as Sweep
 from launcher.schema.training import Regularization, Scheduler, Training
-from launcher.schema.values import FrozenMapping, Selectors, Text
+from launcher.schema.values import Selectors, Text
 from launcher.section import Section
 
 
@@ -81,7 +83,7 @@ class Sections(Section):
     """Export."""
     logging: Logging = Logging()
     """Trackers."""
-    sweep: FrozenMapping | None = None
-    """Values to try."""
+    sweep: Sweep | None = None
+    """Values to try, for `launcher sweep`."""
     slurm: Slurm | None = None
     """Cluster job."""

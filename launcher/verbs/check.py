@@ -26,5 +26,9 @@ def run(args: argparse.Namespace) -> int:
         print(f"stage {line}")
     if plan.labels:
         print(f"labels: {plan.labels}")
+    from launcher.recipe.searching import said
+
+    for line in said(loaded):
+        print(line)
     print(f"{args.recipe}: fine; {plan.total_steps:,} steps of {plan.global_batch_size} rows")
     return 0

@@ -31,6 +31,7 @@ def run(args: argparse.Namespace) -> int:
 
     from launcher import log
     from launcher.errors import OutOfMemoryProblem
+    from launcher.recipe.searching import said
 
     log.set_up(0 if not args.json else 1)
     plans, plan_of = _plans(loaded, world, args)
@@ -38,6 +39,8 @@ def run(args: argparse.Namespace) -> int:
     print(json.dumps(made.as_json(), indent=1) if args.json else made.as_text())
     if not args.json:
         _sketch(plans)
+        for line in said(loaded):
+            print(line)
         _judge(made, plan_of)
     return OutOfMemoryProblem.exit_code if made.fits is False else 0
 

@@ -32,6 +32,9 @@ def run(args: argparse.Namespace) -> int:
     from launcher import log
 
     log.set_up(int(os.environ.get("RANK", "0")))
+    if loaded.sweep is not None:
+        log.say("note: the recipe's own values are trained; `launcher sweep` tries those of sweep.space")
+        loaded = loaded.of_a_trial()
     _train(loaded, args.resume)
     return 0
 

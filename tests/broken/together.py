@@ -243,9 +243,9 @@ CASES = [
     ),
     Case(
         "sweep",
-        GOOD + "sweep: {seed: [1, 2]}\n",
-        "5:1",
-        "sweep: is not supported in this version; run the recipe once per value",
+        GOOD + "sweep: {space: {optimizer.lerning_rate: {values: [1.0e-3]}}}\n",
+        "5:17",
+        "sweep.space: optimizer.lerning_rate is not an option of adamw; did you mean learning_rate?",
     ),
     Case(
         "an average under zero3",

@@ -36,7 +36,7 @@
         dots[i].setAttribute("cx", pixel(chart, series.step[at]));
         dots[i].setAttribute("cy", series.y[at]);
         const part = element("span", "");
-        if (chart.series.length > 1) part.append(element("i", series.label, "c" + i), " ");
+        if (chart.series.length > 1) part.append(element("i", series.label, "c" + series.colour), " ");
         part.append(digits(series.value[at]));
         if (series.smooth) part.append(" ≈ " + digits(series.smooth[at]));
         if (series.step[at] !== step) part.append(" at step " + series.step[at].toLocaleString("en-US"));
