@@ -23,10 +23,20 @@ def filed(details: Mapping[str, Any], run_folder: Path) -> dict[str, Any]:
     return {**details, **drawn}
 
 
+def without(details: Mapping[str, Any]) -> dict[str, Any]:
+    """The details without functions that draw."""
+    plain = {key: [_undrawn(entry) for entry in details[key]] for key in NAMES if key in details}
+    return {**details, **plain}
+
+
+def _undrawn(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in entry.items() if key != "image"}
+
+
 def _filed(
     entry: Mapping[str, Any], name: str, run_folder: Path, numbers: Iterator[int], is_wanted: bool
 ) -> dict[str, Any]:
-    plain = {key: value for key, value in entry.items() if key != "image"}
+    plain = _undrawn(entry)
     if "image" not in entry or not is_wanted:
         return plain
     file = Path(FOLDER) / f"{next(numbers):04}.png"

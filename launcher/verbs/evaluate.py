@@ -23,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
     from launcher import log
 
     log.set_up(1 if args.json else 0)
-    from launcher import loop
+    from launcher import evaluation_pictures, loop
     from launcher.errors import RecipeError
     from launcher.restore import restore
 
@@ -38,7 +38,8 @@ def run(args: argparse.Namespace) -> int:
     verdict = loop.examine(ready)
     metrics = {"step": ready.progress.step, **verdict.metrics}
     if args.json:
-        print(json.dumps(metrics | ({"details": verdict.details} if verdict.details else {})))
+        details = evaluation_pictures.without(verdict.details)
+        print(json.dumps(metrics | ({"details": details} if details else {})))
     else:
         print("\n".join(f"{name:<20} {value:.6g}" for name, value in metrics.items()))
         print("".join(_table(verdict.details.get("table"))), end="")

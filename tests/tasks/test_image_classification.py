@@ -91,6 +91,12 @@ def test_errors_are_shown_with_small_copies(digits: Path) -> None:
     assert not {"image"} & {key for error in errors for key in error}
 
 
+def test_an_evaluation_as_json_has_no_pictures(digits: Path, capsys: pytest.CaptureFixture) -> None:
+    assert main(["evaluate", str(digits), "--json"]) == 0
+    said = json.loads(capsys.readouterr().out.strip().splitlines()[-1])
+    assert said["eval/accuracy"] == tiny.losses(digits, "eval/accuracy")[60] and said["details"]["errors"]
+
+
 def test_predictions_are_those_of_the_pipeline_of_plain_transformers(digits: Path, tmp_path: Path) -> None:
     folder = tiny_pictures.in_folders(tmp_path / "new", 5)
     output, drawn = tmp_path / "answers.jsonl", tmp_path / "drawn"
