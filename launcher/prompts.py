@@ -10,12 +10,11 @@ from pydantic import Field
 from launcher.errors import RecipeError
 from launcher.section import Section
 
-METHODS = ("prompt_tuning", "prefix_tuning")
-TASKS = (
-    "causal_lm",
-    "text_classification",
-    "text_regression",
-)  # whose outputs PEFT gives as they are, or behind the prompt
+TASKS = {  # whose outputs PEFT gives as they are, or behind the prompt
+    "prompt_tuning": ("causal_lm", "text_classification", "text_regression", "seq2seq_lm"),
+    "prefix_tuning": ("causal_lm", "text_classification", "text_regression"),
+}
+METHODS = tuple(TASKS)
 
 
 class PromptOptions(Section):

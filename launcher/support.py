@@ -110,8 +110,8 @@ RULES = (
     Rule(
         "method",
         "this task's outputs are no longer where they are looked for once a prompt stands before the inputs",
-        "use lora; a prompt is for " + ", ".join(prompts.TASKS),
-        lambda c: c.method in prompts.METHODS and c.task not in prompts.TASKS,
+        "use lora; a prompt is for " + ", ".join(prompts.TASKS["prompt_tuning"]) + ", a prefix for all but the last",
+        lambda c: c.task not in prompts.TASKS.get(c.method, (c.task,)),
     ),
     Rule(
         "data.packing",

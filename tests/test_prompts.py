@@ -8,9 +8,12 @@ import pytest
 import tiny
 import tiny_tasks
 import torch
+import transformers
 from safetensors.torch import load_file
 
+from launcher import parts
 from launcher.__main__ import main
+from launcher.errors import RecipeError
 from launcher.recipe import RecipeErrors, load
 
 METHODS = {name: [f"method={name}", "adapter.num_virtual_tokens=3"] for name in ("prompt_tuning", "prefix_tuning")}
@@ -102,6 +105,36 @@ def test_two_processes_train_one_prompt(prompted: Path, tmp_path: Path, strategy
         assert tiny.Ranks(world, words, log).wait() == [0] * world, log.read_text()
         found.append(tiny.losses(folder))
     assert found[1] == pytest.approx(found[0], rel=1e-5)
+
+
+def test_a_prompt_before_a_source(tmp_path: Path) -> None:
+    recipe = tiny_tasks.make("seq2seq_lm", tmp_path)
+    words = [*METHODS["prompt_tuning"], "training.max_steps=2", "export.verify=true", f"output_dir={tmp_path / 'run'}"]
+    assert tiny.train(recipe, *words) == 0
+    assert list(load_file(tmp_path / "run" / "export" / "adapter_model.safetensors")) == ["prompt_embeddings"]
+    with pytest.raises(RecipeErrors, match="a prefix for all but the last"):
+        load(recipe, METHODS["prefix_tuning"])
+
+
+@pytest.mark.parametrize(
+    ("method", "family", "problem"),
+    [
+        ("prompt_tuning", "llama", "cannot tell the last token of a text from padding"),
+        ("prefix_tuning", "modernbert", "takes no keys and values from before"),
+    ],
+)
+def test_models_that_cannot_have_a_prompt_are_refused(method: str, family: str, problem: str) -> None:
+    sizes = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 16,
+        "vocab_size": 9,
+    }
+    config = transformers.AutoConfig.for_model(family, vocab_size=9, pad_token_id=0, **sizes)
+    part = parts.load("adapters", method)
+    with pytest.raises(RecipeError, match=problem):
+        part.apply(transformers.AutoModelForSequenceClassification.from_config(config), part.Config())
 
 
 @pytest.mark.parametrize("task", ["text_classification", "text_regression"])

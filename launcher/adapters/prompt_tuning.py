@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import model_validator
 
 from launcher import prompts
+from launcher.errors import RecipeError
 from launcher.prompts import merge as merge
 
 
@@ -27,6 +28,13 @@ def apply(model: Any, config: Config) -> Any:
     """The model wrapped by PEFT."""
     import peft
 
+    if hasattr(
+        model, "score"
+    ):  # of decoders; transformers looks for the last token by its id, which an embedding has not
+        raise RecipeError(
+            f"a {type(model).__name__} cannot tell the last token of a text from padding once prompt_tuning has embedded it",
+            fix="set method: prefix_tuning or lora",
+        )
     return prompts.apply(
         model,
         config,
