@@ -129,7 +129,6 @@ def test_models_that_cannot_have_a_prompt_are_refused(method: str, family: str, 
         "num_hidden_layers": 1,
         "num_attention_heads": 2,
         "intermediate_size": 16,
-        "vocab_size": 9,
     }
     config = transformers.AutoConfig.for_model(family, vocab_size=9, pad_token_id=0, **sizes)
     part = parts.load("adapters", method)

@@ -81,7 +81,7 @@ def test_digits(tmp_path: Path) -> None:
     (tmp_path / "digits.yaml").write_text(
         f"task: image_classification\nmethod: full\nmodel: {{init: {json.dumps(model | {'num_hidden_layers': 3})}}}\n"
         "data: {train: [{path: train.parquet}], eval: [{path: validation.parquet}], image_size: 16}\n"
-        "training: {global_batch_size: 16, per_device_train_batch_size: 16, num_train_epochs: 40, precision: fp32}\n"
+        "training: {global_batch_size: 16, per_device_train_batch_size: 16, num_train_epochs: 100, precision: fp32}\n"
         "optimizer: {learning_rate: 1.0e-3, weight_decay: 0.0}\nscheduler: {name: cosine, warmup_steps: 0.1}\n"
         "evaluation: {metrics: [loss, accuracy]}\nexport: {verify: false}\nlogging: {trackers: [jsonl]}\n"
     )
