@@ -31,6 +31,8 @@ def apply(model: Any, options: PromptOptions, make_config: Any, **more: Any) -> 
     """
     import peft
 
+    from launcher import token_rows
+
     head = getattr(model, "head_modules", ())
     try:
         wrapped = peft.get_peft_model(
@@ -47,15 +49,22 @@ def apply(model: Any, options: PromptOptions, make_config: Any, **more: Any) -> 
         raise RecipeError(
             f"PEFT puts no prompt before a {type(model).__name__}: {error}", fix="set method: lora"
         ) from error
-    for parameter in wrapped.parameters():
-        if parameter.requires_grad:
-            parameter.data = parameter.data.float()
+    token_rows.keep_copies_in_fp32(wrapped)
+    wrapped.prompt_encoder.float()
     return wrapped
 
 
 def is_before(model: Any) -> bool:
     """Whether a learned prompt stands before the inputs of a model."""
     return bool(getattr(model, "_is_prompt_learning", False))
+
+
+def plain(model: Any) -> Any:
+    """The form in which the prompt is written: what is trained in full in the type of the base, as PEFT reads it."""
+    from launcher import token_rows
+
+    token_rows.round_copies(model)
+    return model
 
 
 def merge(model: Any) -> Any:

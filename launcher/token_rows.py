@@ -93,8 +93,7 @@ def begin(wrapped: Any, rows: TokenRows, tied: bool) -> None:
     """After PEFT has wrapped the model: what is trained is fp32, tied copies are one, new rows have their first value."""
     from peft.utils.other import ModulesToSaveWrapper, TrainableTokensWrapper
 
-    for module in _copies(wrapped):
-        _keep_in_fp32(module.modules_to_save[ADAPTER], module.original_module)
+    keep_copies_in_fp32(wrapped)
     embedding, head = _matrices(wrapped.get_base_model())
     _refuse_overlooked(wrapped.get_base_model())
     if tied and isinstance(embedding, ModulesToSaveWrapper):
@@ -109,6 +108,12 @@ def begin(wrapped: Any, rows: TokenRows, tied: bool) -> None:
         elif isinstance(module, ModulesToSaveWrapper):
             for tensor in _tensors(module.modules_to_save[ADAPTER]):
                 tensor.data[rows.known :] = _mean(tensor[: rows.known])
+
+
+def keep_copies_in_fp32(wrapped: Any) -> None:
+    """Modules that PEFT trains in full, beside a model that may be in 16 bits."""
+    for module in _copies(wrapped):
+        _keep_in_fp32(module.modules_to_save[ADAPTER], module.original_module)
 
 
 def round_copies(wrapped: Any) -> None:

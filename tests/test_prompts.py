@@ -136,6 +136,16 @@ def test_models_that_cannot_have_a_prompt_are_refused(method: str, family: str, 
         part.apply(transformers.AutoModelForSequenceClassification.from_config(config), part.Config())
 
 
+def test_a_new_head_is_trained_in_fp32_beside_16_bits(tmp_path: Path) -> None:
+    recipe = tiny_tasks.make("text_classification", tmp_path)
+    words = [*METHODS["prompt_tuning"], "training.max_steps=2", "training.precision=bf16", "export.verify=true"]
+    log = tmp_path / "log"
+    ranks = tiny.Ranks(1, ["train", str(recipe), *words, f"output_dir={tmp_path / 'run'}"], log)
+    assert ranks.wait() == [0], log.read_text()
+    state = load_file(tmp_path / "run" / "checkpoints" / "step-00000002" / "model" / "adapter_model.safetensors")
+    assert {tensor.dtype for tensor in state.values()} == {torch.float32}
+
+
 @pytest.mark.parametrize("task", ["text_classification", "text_regression"])
 def test_a_prompt_before_a_new_head(task: str, tmp_path: Path) -> None:
     """The head is trained and exported with it."""

@@ -6,6 +6,7 @@ from typing import Any
 from launcher import prompts
 from launcher.errors import RecipeError
 from launcher.prompts import merge as merge
+from launcher.prompts import plain as plain
 
 
 class Config(prompts.PromptOptions):

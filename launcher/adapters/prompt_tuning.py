@@ -7,6 +7,7 @@ from pydantic import model_validator
 from launcher import prompts
 from launcher.errors import RecipeError
 from launcher.prompts import merge as merge
+from launcher.prompts import plain as plain
 
 
 class Config(prompts.PromptOptions):
