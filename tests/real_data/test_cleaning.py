@@ -6,17 +6,16 @@ Needs the folder of data sets in LAUNCHER_DATA, and takes seconds.
 import json
 import os
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
+from measured import DATA
 
 from launcher.data.clean.pipeline import Cleaning
 from launcher.data.clean.report import Report
 from launcher.schema import Data
 from launcher.section import freeze
 
-DATA = Path(os.environ.get("LAUNCHER_DATA", "."))
 pytestmark = pytest.mark.skipif("LAUNCHER_DATA" not in os.environ, reason="LAUNCHER_DATA is not set")
 HEADER = {"header": ["label", "text"]}
 RENAMED = {"columns": {"text": "text_a"}}

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from measured import DATA
 
 from launcher.data import sources
 from launcher.data.convert import LIKELIEST, convert
@@ -15,7 +16,6 @@ from launcher.data.target import Target
 from launcher.schema import Source
 from launcher.section import freeze
 
-DATA = Path(os.environ.get("LAUNCHER_DATA", "."))
 pytestmark = pytest.mark.skipif("LAUNCHER_DATA" not in os.environ, reason="LAUNCHER_DATA is not set")
 BOXES = "det_bccd/train/images"
 SETS: list[tuple[str, dict[str, Any], list[str]]] = [

@@ -18,11 +18,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from measured import DATA, SEEDS, record
 
 ROOT = Path(__file__).parents[2]
-DATA = Path(os.environ.get("LAUNCHER_DATA", "."))
-RESULTS = os.environ.get("LAUNCHER_RESULTS")
-SEEDS = (0, 1, 2)
 MINUTES = 15
 
 pytestmark = [
@@ -226,18 +224,11 @@ def test_learns_real_data(name: str, encoder: Path, tmp_path: Path) -> None:
         minutes.append((time.monotonic() - start) / 60)
         scores.append(last(folder / "metrics.jsonl")[f"eval/{real.metric}"])
     baseline = real.baseline()
-    record(name, metric=real.metric, test=scores, mean=statistics.mean(scores), baseline=baseline, minutes=minutes)
+    found = {"metric": real.metric, "test": scores, "mean": statistics.mean(scores)}
+    record(name, {**found, "baseline": baseline, "minutes": minutes})
     assert statistics.mean(scores) >= real.floor > baseline
     assert max(minutes) <= MINUTES
 
 
 def last(metrics: Path) -> dict[str, float]:
     return json.loads(metrics.read_text().splitlines()[-1])
-
-
-def record(name: str, **measured: Any) -> None:
-    print(name, measured)
-    if RESULTS:
-        path = Path(RESULTS)
-        known = json.loads(path.read_text()) if path.exists() else {}
-        path.write_text(json.dumps(known | {name: measured}, indent=2) + "\n")
