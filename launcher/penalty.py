@@ -8,7 +8,7 @@ from torch import Tensor
 
 class Penalty:
     """l1 times the sum of magnitudes of all that is `penalized`, and group_lasso times the sum over the inputs of a head of
-    sqrt(weights of an input) * their Euclidean norm (Yuan and Lin, 2006, equation 2.1), which lets go of an input as a whole."""
+    sqrt(weights of an input) * their Euclidean norm (Yuan and Lin, 2006, equation 2.1), which shrink together."""
 
     def __init__(self, groups: Sequence[Mapping[str, Any]], l1: float, group_lasso: float):
         self.l1, self.group_lasso = l1, group_lasso

@@ -183,6 +183,7 @@ def test_where_a_prompt_starts(prompted: Path, tmp_path: Path) -> None:
         (["distributed.strategy=zero3"], "past ZeRO's sharding"),
         (["export.merge=true"], "no part of the weights"),
         (["adapter.prompt_tuning_init=TEXT"], "go together"),
+        (["adapter.prompt_tuning_init=TEXT", "adapter.prompt_tuning_init_text=' '"], "go together"),
     ],
 )
 def test_what_does_not_go_with_a_prompt_is_refused(prompted: Path, words: list[str], problem: str) -> None:

@@ -20,7 +20,7 @@ class Config(prompts.PromptOptions):
 
     @model_validator(mode="after")
     def _text_where_it_is_read(self) -> "Config":
-        if (self.prompt_tuning_init == "TEXT") != bool(self.prompt_tuning_init_text):
+        if (self.prompt_tuning_init == "TEXT") != bool((self.prompt_tuning_init_text or "").strip()):
             raise ValueError("prompt_tuning_init: TEXT and prompt_tuning_init_text go together; give both or neither")
         return self
 

@@ -2,6 +2,7 @@
 
 average += (1 - decay) * (weight - average) after each step, in fp32. The decay of the n-th step is min(decay, (1 + n) / (10 + n)),
 as in TensorFlow's ExponentialMovingAverage with `num_updates`, so that a short training is not held back by where it began.
+Buffers, such as the running statistics of batch normalisation, are those of the training.
 """
 
 from collections.abc import Callable, Iterator, Mapping

@@ -83,7 +83,7 @@ class Regularization(Section):
     l1: float = Field(default=0.0, ge=0)
     """Factor of the sum of magnitudes of all trained weights, norms and biases aside, that each step adds to the loss."""
     group_lasso: float = Field(default=0.0, ge=0)
-    """Factor of the lengths of the columns of the head's weights, that each step adds: inputs that no output needs go to zero."""
+    """Factor of the lengths of the columns of the head's weights, that each step adds: an input shrinks as a whole."""
     dropout: Probability | Annotated[dict[str, Probability], AfterValidator(freeze)] | None = None
     """Of all dropout in the model, or {pattern of the configuration's fields: probability}; null keeps the model's own."""
     neftune_noise_alpha: Annotated[float, Field(ge=0)] = 0.0
