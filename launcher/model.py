@@ -19,7 +19,6 @@ from launcher import (
     chance,
     inventory,
     known_models,
-    log,
     model_init,
     new_head,
     param_groups,
@@ -96,8 +95,6 @@ def load(
         model, missing = _pretrained(task, section, dtype, head)
     token_rows.fit(model, recipe, tokenizer_of(processor))
     _name_head(model, task, missing)
-    if section.init is None and model.head_modules:
-        log.say(f"new in the model, from random weights: {', '.join(model.head_modules)}")
     return model.train()
 
 

@@ -42,6 +42,7 @@ class Reader:
         if not listed:
             return None
         joined = Joined(self._sources(which, self.given if labels is None else labels))
+        log.say(f"data.{which} is {', '.join(source.path for source in listed)}")
         log.say(f"data.{which}: " + ", ".join(f"{number:,} {name}" for name, number in joined.counts.items()))
         for line in report.first_ones([row for source in joined.sources for row in report.read(source.folder)]):
             log.say(f"data.{which}: {line}")

@@ -296,10 +296,16 @@ def _build(run: Run, resume_from: Checkpoint | None) -> None:
     running.prepare(run.objective, parts.load("optimizers", recipe.optimizer.name).build(groups, recipe.optimizer))
     if resume_from is not None:
         _take_up(run, resume_from)
+    elif recipe.model.init is None and (new := _base(run.model).head_modules):
+        log.say(f"new in the model, from random weights: {', '.join(new)}")
     if run.plan.packing:
         with running.apart():
             model.check_packing(run.model, running.device)
     _settle_loss(run)
+
+
+def _base(model: Any) -> Any:
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def state_to_save(run: Run) -> dict[str, Any]:

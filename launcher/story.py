@@ -33,7 +33,7 @@ def tell(run: Run, stop: StopRequest, stages: Sequence[Prepared] = ()) -> None:
     stages = stages or [run.prepared]
     later = [stage for stage in stages if (stage.plan.first_step or 0) > (run.plan.first_step or 0)]
     if run.engine.is_main:
-        _write_papers(run)
+        _write_papers(run, stages[-1].plan)
         _write_json(run.folder / "schedule.json", schedule([stage.plan for stage in stages]))
     trackers = Trackers(run.recipe.logging.trackers if run.engine.is_main else (), run.folder, run.plan)
     section = run.recipe.export
@@ -121,9 +121,10 @@ def _take_best(run: Run) -> None:
     run.taken, run.verdict = best, Verdict()
 
 
-def _write_papers(run: Run) -> None:
+def _write_papers(run: Run, plan: Plan) -> None:
+    """`plan`: of the last stage, as `launcher plan` shows it; its `stages` tell of all."""
     (run.folder / "recipe.yaml").write_text(run.prepared.given.to_yaml(), encoding="utf-8")
-    _write_json(run.folder / "plan.json", run.plan.as_json())
+    _write_json(run.folder / "plan.json", plan.as_json())
     _write_json(run.folder / "environment.json", environment.describe(run.recipe, run.plan, run.prepared))
     if run.recipe.data.clean:
         _write_cleaned(run)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+import tiny_tasks
 from safetensors.torch import load_file
 
 from launcher import recipe as recipes
@@ -67,6 +68,19 @@ def test_each_stage_has_its_learning_rate_and_its_schedule_over_its_own_steps(fi
     assert list(tiny.losses(finished, "train/learning_rate").values()) == pytest.approx(expected, rel=1e-12)
 
 
+def test_a_head_that_is_kept_is_not_called_new_and_the_plan_is_that_of_the_last_stage(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    recipe = tiny_tasks.make("text_classification", tmp_path)
+    words = ["linear_probe_then_finetune={max_steps: 1}", "training.max_steps=1", f"output_dir={tmp_path / 'run'}"]
+    assert tiny.train(recipe, *words) == 0
+    said = capsys.readouterr().out
+    assert said.count("new in the model, from random weights: classifier") == 1
+    assert f"data.train is {tmp_path / 'train.csv'}" in said
+    plan = json.loads((tmp_path / "run" / "plan.json").read_text())["values"]
+    assert plan["trainable_parameters"]["value"] == plan["parameters"]["value"]
+
+
 def test_the_report_draws_the_planned_rate_and_where_stages_begin(finished: Path) -> None:
     schedule = json.loads((finished / "schedule.json").read_text())
     used = tiny.losses(finished, "train/learning_rate")
@@ -116,7 +130,7 @@ def test_a_stage_has_data_and_a_loss_of_its_own(staged: Path, tmp_path: Path) ->
     assert lines[-1]["step"] == 2 + 2 * 2, "two epochs of five rows in batches of four"
     assert lines[-1]["epoch"] == 2.0
     plan = json.loads((tmp_path / "run/plan.json").read_text())["values"]
-    assert [plan[name]["value"] for name in ("stage", "first_step", "last_step", "total_steps")] == ["a", 0, 2, 6]
+    assert [plan[name]["value"] for name in ("stage", "first_step", "last_step", "total_steps")] == ["b", 2, 6, 6]
 
 
 def test_two_processes_train_the_stages_as_one(staged: Path, finished: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """One label of several for a row, or any number of them; what all losses of one label share."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -143,9 +144,8 @@ class Objective(nn.Module):
         if not self._goes_twice:
             total = self._mixed_sum(logits, labels, partners)
             return Loss({"labels": (total, count, 1.0)}, {}, None if self.training else {"logits": logits})
-        first, second = logits.chunk(2)
-        total = (self._mixed_sum(first, labels, partners) + self._mixed_sum(second, labels, partners)) / 2
-        apart = twice.term(first, second, self._known(labels), self.r_drop_alpha, self.several)
+        sum_of = partial(self._mixed_sum, labels=labels, partners=partners)
+        total, apart = twice.both(logits, sum_of, self._known(labels), self.r_drop_alpha, self.several)
         return Loss({"labels": (total, count, 1.0), "r_drop": apart}, {}, None)
 
     @property

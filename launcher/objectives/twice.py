@@ -4,7 +4,7 @@ The paper's loss of a row, -log p1 - log p2 + alpha / 2 * (KL(p1, p2) + KL(p2, p
 that it would be without R-Drop.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -17,6 +17,14 @@ from launcher.errors import RecipeError
 def doubled(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """All rows, and all of them once more: one pass with twice as many, which dropout treats each in its own way."""
     return {name: torch.cat([tensor, tensor]) for name, tensor in inputs.items()}
+
+
+def both(
+    logits: Tensor, sum_of: Callable[[Tensor], Tensor], known: Tensor, alpha: float, several: bool = False
+) -> tuple[Tensor, tuple[Tensor, float, float]]:
+    """Of logits of `doubled` rows: the mean of both passes' loss sums, and R-Drop's own term."""
+    first, second = logits.chunk(2)
+    return (sum_of(first) + sum_of(second)) / 2, term(first, second, known, alpha, several)
 
 
 def term(

@@ -5,7 +5,6 @@ Needs the folder of data sets in LAUNCHER_DATA, and takes hours on two cores.
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -89,19 +88,10 @@ def _measured(folder: Path, way: str, words: tuple[str, ...]) -> dict[str, Any]:
         speed = sum(line["train/tokens_per_second"] for line in training) / len(training)
         minutes.append(training[-1]["tokens"] / speed / 60)
         memory.append(training[-1]["train/peak_memory_gib"])
-        trained = _trained_at_last(json.loads((run / "plan.json").read_text())["values"])
+        trained = json.loads((run / "plan.json").read_text())["values"]["trainable_parameters"]["value"]
     return {
         "test accuracy": spread(scores),
         "minutes": spread(minutes),
         "peak GiB": spread(memory),
         "trained parameters at last": trained,
     }
-
-
-def _trained_at_last(plan: dict[str, Any]) -> int:
-    """plan.json is that of the stage with which the run began; its lines tell of all."""
-    if not (stages := plan["stages"]["value"]):
-        return int(plan["trainable_parameters"]["value"])
-    found = re.search(r"([\d,]+) of [\d,]+ parameters", stages[-1])
-    assert found is not None
-    return int(found[1].replace(",", ""))

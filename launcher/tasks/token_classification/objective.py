@@ -1,5 +1,6 @@
 """The loss of a tag for each word."""
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -51,9 +52,8 @@ class Objective(nn.Module):
             return Loss(
                 {"words": (self._sum(logits, labels), count, 1.0)}, {}, None if self.training else {"logits": logits}
             )
-        first, second = logits.chunk(2)
-        total = (self._sum(first, labels) + self._sum(second, labels)) / 2
-        apart = twice.term(first, second, labels != IGNORED, self.r_drop_alpha)
+        sum_of = partial(self._sum, labels=labels)
+        total, apart = twice.both(logits, sum_of, labels != IGNORED, self.r_drop_alpha)
         return Loss({"words": (total, count, 1.0), "r_drop": apart}, {}, None)
 
     @property
