@@ -25,6 +25,7 @@ def evaluated(run: Path, data: Sequence[dict[str, Any]], metric: str) -> float:
 
 
 def spread(values: Sequence[float]) -> dict[str, Any]:
+    """The values of all seeds and their mean, to four places."""
     return {"seeds": [round(value, 4) for value in values], "mean": round(statistics.mean(values), 4)}
 
 

@@ -45,19 +45,20 @@ OF_TEXTS = {
 
 
 def measure(
-    recipe: Path, splits: dict[str, list[dict[str, Any]]], remedies: dict[str, tuple[str, ...]]
+    title: str, recipe: Path, splits: dict[str, list[dict[str, Any]]], remedies: dict[str, tuple[str, ...]]
 ) -> dict[str, Any]:
-    """Remedy -> accuracy on the training and the test rows, of each seed."""
+    """Remedy -> accuracy on the training and the test rows, of each seed; recorded after each seed."""
+    scores: dict[str, dict[str, list[float]]] = {name: {"train": [], "test": []} for name in remedies}
     found: dict[str, Any] = {}
-    for name, words in remedies.items():
-        scores: dict[str, list[float]] = {"train": [], "test": []}
-        for seed in SEEDS:
+    for seed in SEEDS:
+        for name, words in remedies.items():
             run = recipe.parent / name / str(seed)
             assert tiny.train(recipe, f"seed={seed}", f"output_dir={run}", *words) == 0
-            for split, values in scores.items():
+            for split, values in scores[name].items():
                 values.append(evaluated(run, splits[split], "accuracy"))
-        found[name] = {split: spread(values) for split, values in scores.items()}
-        print(name, found[name])
+            print(name, seed, {split: values[-1] for split, values in scores[name].items()}, flush=True)
+        found = {name: {split: spread(values) for split, values in one.items()} for name, one in scores.items()}
+        record(title, {"rows": ROWS, **found})
     return found
 
 
@@ -85,9 +86,7 @@ def test_digits(tmp_path: Path) -> None:
         "optimizer: {learning_rate: 1.0e-3, weight_decay: 0.0}\nscheduler: {name: cosine, warmup_steps: 0.1}\n"
         "evaluation: {metrics: [loss, accuracy]}\nexport: {verify: false}\nlogging: {trackers: [jsonl]}\n"
     )
-    found = measure(tmp_path / "digits.yaml", splits, REMEDIES | OF_PICTURES)
-    record("over-fitting, digits", {"rows": ROWS, **found})
-    insist_on_over_fitting(found)
+    insist_on_over_fitting(measure("over-fitting, digits", tmp_path / "digits.yaml", splits, REMEDIES | OF_PICTURES))
 
 
 @pytest.mark.skipif("LAUNCHER_DATA" not in os.environ, reason="LAUNCHER_DATA is not set")
@@ -105,6 +104,4 @@ def test_sentences(tmp_path: Path) -> None:
         "optimizer: {learning_rate: 1.0e-4, weight_decay: 0.0}\nscheduler: {name: linear, warmup_steps: 0.1}\n"
         "evaluation: {metrics: [loss, accuracy]}\nexport: {verify: false}\nlogging: {trackers: [jsonl]}\n"
     )
-    found = measure(tmp_path / "sentences.yaml", splits, REMEDIES | OF_TEXTS)
-    record("over-fitting, SST-2", {"rows": ROWS, **found})
-    insist_on_over_fitting(found)
+    insist_on_over_fitting(measure("over-fitting, SST-2", tmp_path / "sentences.yaml", splits, REMEDIES | OF_TEXTS))

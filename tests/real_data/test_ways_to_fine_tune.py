@@ -59,39 +59,31 @@ def test_ways_to_fine_tune(name: str, tmp_path: Path) -> None:
         "scheduler: {name: linear, warmup_steps: 0.1}\n"
         "evaluation: {metrics: [loss, accuracy]}\nexport: {verify: false}\nlogging: {trackers: [jsonl]}\n"
     )
-    found = {way: _measured(tmp_path, way, words) for way, words in WAYS.items()}
-    record(f"ways to fine-tune, {name}", {"rows": ROWS, "epochs": EPOCHS, **found})
+    measured: dict[str, dict[str, list[float]]] = {way: {} for way in WAYS}
+    found: dict[str, dict[str, Any]] = {}
+    for seed in SEEDS:
+        for way, words in WAYS.items():
+            for key, value in _measured(tmp_path / "ways.yaml", tmp_path / way / str(seed), seed, words).items():
+                measured[way].setdefault(key, []).append(value)
+            print(way, seed, {key: values[-1] for key, values in measured[way].items()}, flush=True)
+        found = {way: {key: spread(values) for key, values in one.items()} for way, one in measured.items()}
+        record(f"ways to fine-tune, {name}", {"rows": ROWS, "epochs": EPOCHS, **found})
     accuracy = {way: one["test accuracy"]["mean"] for way, one in found.items()}
     assert min(accuracy.values()) > 1.2 / (2 if name == "SST-2" else 4), accuracy
     assert accuracy["full"] > accuracy["frozen"]
 
 
-def _measured(folder: Path, way: str, words: tuple[str, ...]) -> dict[str, Any]:
-    """Of each seed. Minutes are of the training alone, evaluations aside; memory is the most that the process had."""
-    scores, minutes, memory, trained = [], [], [], 0
-    for seed in SEEDS:
-        run = folder / way / str(seed)
-        command = [
-            sys.executable,
-            "-m",
-            "launcher",
-            str(folder / "ways.yaml"),
-            f"seed={seed}",
-            f"output_dir={run}",
-            *words,
-        ]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-        scores.append([line["eval/accuracy"] for line in lines if "eval/accuracy" in line][-1])
-        training = [line for line in lines if "train/loss" in line]
-        speed = sum(line["train/tokens_per_second"] for line in training) / len(training)
-        minutes.append(training[-1]["tokens"] / speed / 60)
-        memory.append(training[-1]["train/peak_memory_gib"])
-        trained = json.loads((run / "plan.json").read_text())["values"]["trainable_parameters"]["value"]
+def _measured(recipe: Path, run: Path, seed: int, words: tuple[str, ...]) -> dict[str, float]:
+    """Minutes are of the training alone, evaluations aside; memory is the most that the process had."""
+    command = [sys.executable, "-m", "launcher", str(recipe), f"seed={seed}", f"output_dir={run}", *words]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    training = [line for line in lines if "train/loss" in line]
+    speed = sum(line["train/tokens_per_second"] for line in training) / len(training)
     return {
-        "test accuracy": spread(scores),
-        "minutes": spread(minutes),
-        "peak GiB": spread(memory),
-        "trained parameters at last": trained,
+        "test accuracy": [line["eval/accuracy"] for line in lines if "eval/accuracy" in line][-1],
+        "minutes": training[-1]["tokens"] / speed / 60,
+        "peak GiB": training[-1]["train/peak_memory_gib"],
+        "trained parameters": json.loads((run / "plan.json").read_text())["values"]["trainable_parameters"]["value"],
     }
