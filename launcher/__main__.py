@@ -29,6 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         module = parts.load("verbs", _file(verb))
         return module.run(_parser(verb, module).parse_intermixed_args(words))
     except KeyboardInterrupt:
+        _report("interrupted")
         return 130
     except BrokenPipeError:  # the reader of our output has gone, as `head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

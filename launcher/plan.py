@@ -60,6 +60,8 @@ class Plan:
     l1: float
     group_lasso: float
     ema: float | None
+    dropout: float | Mapping[str, float] | None
+    neftune_noise_alpha: float
     global_batch_size: int
     per_device_train_batch_size: int
     gradient_accumulation_steps: int
@@ -67,7 +69,9 @@ class Plan:
     per_device_eval_batch_size: int
     packing: bool
     max_length: int | None
+    clean: tuple[str, ...]
     augment: tuple[str, ...]
+    sampling: str
     labels: str | None
     train_rows: int | None
     rows_per_epoch: int | None
@@ -138,7 +142,10 @@ class Plan:
         return {"values": {key: {"value": value, "origin": self.origins[key]} for key, value in values.items()}}
 
     def as_text(self) -> str:
-        rows = [(key, _shown(key, cell["value"]), cell["origin"]) for key, cell in self.as_json()["values"].items()]
+        cells = self.as_json()["values"]
+        if not self.stages:
+            cells = {key: cell for key, cell in cells.items() if key not in ("stages", "stage", "first_step")}
+        rows = [(key, _shown(key, cell["value"]), cell["origin"]) for key, cell in cells.items()]
         wide, wider = max(len(r[0]) for r in rows), min(44, max(len(r[1]) for r in rows))
         return "\n".join(f"  {key:<{wide}}  {value:<{wider}}  {origin}" for key, value, origin in rows)
 
@@ -178,7 +185,9 @@ def make(
 
 def _rows(notes: Notes, recipe: Recipe, traits: Traits, facts: ModelFacts | None) -> None:
     """What a row of this task may be; refuses rows that are longer than the model can take."""
+    notes.take("clean", "data.clean", tuple(map(_step_in_words, recipe.data.clean)))
     notes.take("augment", "data.augment", tuple(map(_step_in_words, recipe.data.augment)))
+    notes.take("sampling", "data.sampling", recipe.data.sampling)
     if traits.packs:
         notes.take("packing", "data.packing", recipe.data.packing)
     else:
@@ -196,13 +205,15 @@ def _rows(notes: Notes, recipe: Recipe, traits: Traits, facts: ModelFacts | None
             raise RecipeError(
                 f"data.{key}: {both} more than the {limit} positions of the model",
                 where=recipe.origin(f"data.{key}"),
+                fix=f"set data.{key}={limit - prompt}" if limit > prompt else "",
             )
 
 
 def _step_in_words(step: Section) -> str:
-    """`rotation: probability 1, degrees 15`"""
-    name, *options = {name: getattr(step, name) for name in ("name", *type(step).model_fields)}.items()
-    return f"{name[1]}: " + ", ".join(f"{key} {value}" for key, value in options)
+    """`rotation: probability 1.0, degrees 15.0`"""
+    keys = step.model_dump(mode="json", exclude_none=True)
+    name = keys.pop("name")
+    return f"{name}: {', '.join(f'{key} {value}' for key, value in keys.items())}" if keys else str(name)
 
 
 def _labels(notes: Notes, recipe: Recipe, traits: Traits, context: Context | None, data_note: str) -> None:
@@ -240,9 +251,8 @@ def _numerics(notes: Notes, recipe: Recipe, world: World, facts: ModelFacts | No
     _attention(notes, recipe, facts)
     activation_memory.derive(notes, recipe, facts.recomputable_layers if facts else None)
     notes.take("max_grad_norm", "training.max_grad_norm", recipe.training.max_grad_norm)
-    notes.take("l1", "regularization.l1", recipe.regularization.l1)
-    notes.take("group_lasso", "regularization.group_lasso", recipe.regularization.group_lasso)
-    notes.take("ema", "regularization.ema", recipe.regularization.ema)
+    for name in ("l1", "group_lasso", "ema", "dropout", "neftune_noise_alpha"):
+        notes.take(name, f"regularization.{name}", getattr(recipe.regularization, name))
 
 
 def _attention(notes: Notes, recipe: Recipe, facts: ModelFacts | None) -> None:
@@ -325,7 +335,7 @@ def _shown(key: str, value: Any) -> str:
     if key == "schedule_options":
         return ", ".join(f"{name} {number:,}" for name, number in value.items()) or "-"
     if isinstance(value, tuple):
-        return ("; " if key in ("stages", "augment") else ", ").join(map(str, value))
+        return ("; " if key in ("stages", "clean", "augment") else ", ").join(map(str, value)) or "-"
     if "_bytes" in key:
         return f"{gib(value)} GiB ({value:,})"
     return f"{value:,}" if isinstance(value, int) and not isinstance(value, bool) and value >= 10_000 else str(value)

@@ -176,6 +176,8 @@ class Predictor:
 
 
 def _facts(export: Path) -> dict[str, Any]:
+    if not export.is_dir():
+        raise EnvironmentProblem("there is no such folder", where=str(export), fix="`launcher runs` lists runs")
     try:
         known: dict[str, Any] = json.loads((export / FACTS).read_text(encoding="utf-8"))
         parts.load("tasks", known["task"])

@@ -28,6 +28,10 @@ DECODERS = 4  # threads that read pictures and sounds: decoding releases the int
 SPOILED = "rows skipped because they cannot be used"
 
 
+def _place(source: Source) -> tuple[str, str, str]:
+    return source.path, source.name or "", source.split or ""
+
+
 class Reader:
     """Makes rows of a recipe's data."""
 
@@ -43,6 +47,10 @@ class Reader:
             return None
         joined = Joined(self._sources(which, self.given if labels is None else labels))
         log.say(f"data.{which} is {', '.join(source.path for source in listed)}")
+        if which == "eval" and (learned := sorted(set(map(_place, listed)) & set(map(_place, self.recipe.data.train)))):
+            log.say(
+                f"note: {', '.join(path for path, *_ in learned)} is trained on, so it tells nothing about other rows"
+            )
         log.say(f"data.{which}: " + ", ".join(f"{number:,} {name}" for name, number in joined.counts.items()))
         for line in report.first_ones([row for source in joined.sources for row in report.read(source.folder)]):
             log.say(f"data.{which}: {line}")

@@ -2,7 +2,8 @@
 
 head            what turns states into outputs, and what else has no pretrained weights
 embeddings      what makes states of the input: tables of tokens and positions, patches, their norms
-layers[a:b]     the layers in the model's order (an encoder's before a decoder's), counted as Python counts; `layers` is all
+layers[a:b]     the layers in the model's order (an encoder's before a decoder's), counted as Python counts, but never beyond
+                what there is; `layers` is all
 bert.pooler.*   any other word is a shell pattern on the names of parameters
 """
 
@@ -46,10 +47,9 @@ def select(model: Any, selectors: Iterable[str], where: str) -> set[str]:
     found: set[str] = set()
     for selector in selectors:
         one = _selected(model, selector)
-        if not one:
-            raise RecipeError(
-                f"{selector} selects no parameter of this model", where=where, fix=_known(model, selector)
-            )
+        if not one or _reaches_beyond(model, selector):
+            wrong = "reaches beyond the layers" if one else "selects no parameter"
+            raise RecipeError(f"{selector} {wrong} of this model", where=where, fix=_known(model, selector))
         found |= one
     return found
 
@@ -77,6 +77,12 @@ def _selected(model: Any, selector: str) -> set[str]:
             return _names(model, layers[number : number + 1 or None])
         return _names(model, layers[int(first) if first else None : int(last) if last else None])
     return {name for name, _ in model.named_parameters() if fnmatch(_plain(name), selector)}
+
+
+def _reaches_beyond(model: Any, selector: str) -> bool:
+    """Whether a slice ends where there are no layers, which most likely was meant for a deeper model."""
+    slice_of, count = LAYERS.fullmatch(selector), len(_layers(model))
+    return slice_of is not None and any(abs(int(bound)) > count for bound in slice_of.group(1, 3) if bound)
 
 
 def _names(model: Any, modules: Iterable[nn.Module]) -> set[str]:

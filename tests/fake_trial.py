@@ -34,7 +34,14 @@ def main(words: list[str]) -> int:
     _add(folder / "attempts.jsonl", json.dumps(common | {"event": "start"}))
     code, error = _train(folder, values, first, how, stop)
     last = len(_lines(folder / "done.txt"))
-    ends = {"event": "end", "exit_code": code, "error": error, "last_step": last, "exported_step": last}
+    ends = {
+        "event": "end",
+        "time": time.time(),
+        "exit_code": code,
+        "error": error,
+        "last_step": last,
+        "exported_step": last,
+    }
     _add(folder / "attempts.jsonl", json.dumps(common | ends))
     return code
 

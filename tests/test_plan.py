@@ -166,3 +166,25 @@ def test_the_sketch_of_the_learning_rate_has_its_shape_and_its_ends(recipe: Path
     assert len(drawn) == 60 and list(rising) == sorted(rising) and list(falling) == sorted(falling, reverse=True)
     assert line.endswith("1.64e-04, at most 1.00e-02, 1.67e-04 at the end")
     assert drawn[0] == drawn[-1] == "▁" and sketched([0.0, 4.0, 8.0, 0.0], 2).startswith("▃▅ ")
+
+
+def test_the_plan_names_the_techniques(tmp_path: Path) -> None:
+    recipe_file = tiny.make(tmp_path)
+    plain, rich = (
+        make(recipe_file),
+        make(
+            recipe_file,
+            "data.clean=[{name: trim, columns: [text]}, {name: drop_empty}]",
+            "regularization={dropout: 0.2, neftune_noise_alpha: 5.0, l1: 0.1}",
+        ),
+    )
+    assert (plain.clean, plain.dropout, plain.neftune_noise_alpha, plain.l1, plain.sampling) == (
+        (),
+        None,
+        0.0,
+        0.0,
+        "natural",
+    )
+    assert rich.clean == ("trim: columns ['text'], collapse_spaces False", "drop_empty: eval False")
+    assert (rich.dropout, rich.neftune_noise_alpha, rich.l1) == (0.2, 5.0, 0.1)
+    assert "\n  clean " in rich.as_text() and "\n  stage " not in rich.as_text()

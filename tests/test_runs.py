@@ -139,6 +139,15 @@ def test_best_follows_the_metric_of_the_recipe(tmp_path, capsys):
     assert best["value"] == max(r["eval/token_f1"] for r in fake_run.metrics() if "eval/token_f1" in r)
 
 
+def test_of_steps_that_are_as_good_the_exported_one_is_the_best(tmp_path, capsys):
+    lines = "".join(
+        json.dumps({"step": step, "eval/loss": loss}) + "\n" for step, loss in [(0, 1), (5, 1), (9, 1), (12, 2)]
+    )
+    for name, exported, expected in (("a", 9, 9), ("b", 12, 0), ("c", None, 0)):
+        make_run(tmp_path / name, attempts=[start(), end(exit_code=0, exported_step=exported)], metrics=lines)
+        assert json.loads(listing(tmp_path / name, capsys, "--json")[0])[0]["best"]["step"] == expected
+
+
 def test_last_step_is_where_the_resumed_run_is_now(tmp_path, capsys):
     make_run(tmp_path / "a", metrics=[{"step": s, "train/loss": 1.0} for s in (10, 20, 30, 20)])
     assert json.loads(listing(tmp_path, capsys, "--json")[0])[0]["last_step"] == 20

@@ -97,6 +97,14 @@ def test_a_pattern_means_names_and_a_word_that_means_nothing_says_what_there_is(
         selection.select(model, ["embedings"], "here")
 
 
+@pytest.mark.parametrize("slice_of", ["layers[:4]", "layers[-4:]", "layers[1:9]"])
+def test_a_slice_that_reaches_beyond_the_layers_was_meant_for_another_model(slice_of: str) -> None:
+    model = build("bert")
+    assert len(selection.select(model, ["layers[-3:3]"], "")) == len(selection.select(model, ["layers"], ""))
+    with pytest.raises(RecipeError, match=r"reaches beyond the layers of this model.*layers\[0\] to layers\[2\]"):
+        selection.select(model, [slice_of], "")
+
+
 def recipe(trainable: Any = None, freeze: Any = ()) -> Any:
     return SimpleNamespace(trainable=trainable, freeze=freeze, method="full", origin=lambda key: f"at {key}")
 

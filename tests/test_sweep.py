@@ -198,7 +198,9 @@ def test_a_stop_lets_trials_save_themselves_and_the_next_start_goes_on(
         wait_for(lambda: begun(folder) == 2)
         process.send_signal(number)
         assert process.wait(20) == code
-        assert "stopped; --resume auto goes on with it" in process.stdout.read()
+        said = process.stdout.read()
+    assert "stopped; --resume auto goes on with it" in said and "stopping: trials save themselves first (0, 1)" in said
+    assert all(one["state"] == "open" and one["seconds"] > 0 for one in found(folder)["trials"])
     ends = [
         json.loads(line)["exit_code"]
         for one in folder.glob("trials/*/attempts.jsonl")
@@ -233,6 +235,8 @@ def test_another_recipe_does_not_go_on_with_a_sweep(tmp_path: Path, sweep: Any, 
     assert "optimizer: null there" in said and 'sweep.space.data.max_length: null there, {"values": [32]' in said
     assert sweep(path, "sweep.trials=4", "--resume", "auto", steps=1) == 0
     assert len(found(tmp_path / "s")["trials"]) == 4
+    assert sweep(path, "sweep.trials=3", "--resume", "auto", steps=1) == 0
+    assert "WARNING: sweep.trials is 3, and 4 are there already" in capsys.readouterr().out
 
 
 def test_a_folder_that_is_no_sweeps_is_left_alone(tmp_path: Path, sweep: Any, capsys: pytest.CaptureFixture) -> None:

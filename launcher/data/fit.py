@@ -7,13 +7,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from launcher.data.columns import all_column_names, column_names, data_files, detect_format
-from launcher.data.formats import FORMATS, all_columns, needed
+from launcher.data.formats import FORMATS, all_columns, mapping_of, needed
 from launcher.data.formats.images import folders_of
 from launcher.data.formats.layout import Layout, first_file
 from launcher.data.readers import TABLES
 from launcher.schema import Source
 from launcher.suggest import did_you_mean
 
+SHAREGPT = "conversations"  # its column of turns
 Finding = tuple[str, str]  # key of the source and what is wrong with it
 
 
@@ -70,6 +71,20 @@ def _looks_like(layout: Layout, path: Path, source: Source) -> bool:
 
 def _first_of(layout: Layout, path: Path) -> Path | None:
     return first_file(path, layout.suffixes) if path.is_dir() else path
+
+
+def remedy(source: Source, columns: Sequence[str], formats: Sequence[str]) -> str:
+    """What to say of a source whose columns fit none of `formats`."""
+    if SHAREGPT in columns and "messages" in formats:
+        return f"for ShareGPT's conversations write columns: {{messages: {SHAREGPT}}}"
+    ways = [f"name its columns, for example columns: {mapping_of(formats)}"]
+    if source.header is None and Path(source.path).suffix in TABLES:
+        ways.append("or, where the first line is a row already, all of them in order with header: [...]")
+    rows = [needed(name) for name in formats if FORMATS[name].layout is None]
+    lacking = [[ours for ours in wanted if source.columns.get(ours, ours) not in columns] for wanted in rows]
+    if len(rows) == 1 and len(lacking[0]) == 1 < len(rows[0]):
+        ways.append(f"or give all rows the same {lacking[0][0]} with defaults: {{{lacking[0][0]}: ...}}")
+    return ", ".join(ways)
 
 
 def misfits(source: Source, formats: Sequence[str], name: str | None) -> Iterator[Finding]:

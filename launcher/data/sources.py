@@ -13,8 +13,8 @@ from typing import Any
 from launcher.data import readers
 from launcher.data.columns import data_files, detect_format
 from launcher.data.digest import file_digest
-from launcher.data.fit import detect, fitting, misfits
-from launcher.data.formats import FORMATS, in_words, mapping_of
+from launcher.data.fit import detect, fitting, misfits, remedy
+from launcher.data.formats import FORMATS, in_words
 from launcher.data.formats.cells import Cells, Row
 from launcher.data.formats.layout import Layout, files_below
 from launcher.data.formats.media import MEDIA, media_digest, named_file
@@ -146,13 +146,11 @@ def _insist_on_fit(source: Source, formats: Sequence[str], labelled: bool) -> st
 def _of_first_row(source: Source, formats: Sequence[str], row: Row, where: str, labelled: bool) -> str:
     name = detect_format(list(row), source.columns, formats, source.defaults, labelled)
     if name is None:
-        where_to = (
-            f"under data.*.columns, for example {mapping_of(formats)}" if labelled else "with --columns OURS=THEIRS"
-        )
+        fix = remedy(source, list(row), formats) if labelled else "name them with --columns OURS=THEIRS"
         raise DataError(
             f"the columns {', '.join(map(repr, row))} are none of {in_words(formats, labelled)}",
             where=where,
-            fix=f"name them {where_to}",
+            fix=fix,
         )
     for key, problem in misfits(source, formats, name):
         raise DataError(f"{key}: {problem}", where=source.path)

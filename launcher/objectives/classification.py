@@ -34,8 +34,13 @@ def plan_loss(model: Any, options: Classification, method: str) -> LossPlan:
 def in_words(model: Any, options: Classification) -> str:
     """What is more than cross-entropy, where the model can have it."""
     twice.insist_on_dropout(model, options.r_drop_alpha)
-    focal = f", focal with gamma {options.focal_gamma:g}" if options.focal_gamma else ""
-    return focal + twice.in_words(options.r_drop_alpha)
+    weights = "balanced" if options.class_weights == "balanced" else "given"
+    more = {
+        f"focal with gamma {options.focal_gamma:g}": options.focal_gamma,
+        f"label smoothing {options.label_smoothing:g}": options.label_smoothing,
+        f"{weights} weights of labels": options.class_weights,
+    }
+    return "".join(f", {words}" for words, given in more.items() if given) + twice.in_words(options.r_drop_alpha)
 
 
 def logits_of(model: Any, inputs: dict[str, Tensor]) -> Tensor:

@@ -124,7 +124,7 @@ def expected(annotation: Any, constraints: tuple[Any, ...] = ()) -> str:
     if words:
         return words
     if get_origin(annotation) in (Union, types.UnionType):
-        texts = [expected(item, constraints) for item in get_args(annotation)]
+        texts = dict.fromkeys(expected(item, constraints) for item in get_args(annotation))
         return ", or ".join(sorted(texts, key=lambda text: text == "null"))
     return _expected_one(annotation, constraints)
 
@@ -198,6 +198,10 @@ def given(node: Node) -> str:
 
 def _fix(annotation: Any, node: Node) -> str:
     kinds, value = branches(annotation), node.value
+    if isinstance(value, str) and (known := named(annotation)):
+        return f"; write {{name: {value}}}" if value in known else f"; {{name: ...}} is one of {', '.join(known)}"
+    if isinstance(value, list) and any("values" in getattr(kind, "model_fields", ()) for kind in kinds):
+        return "; write {values: [...]}"
     choices = [item for kind in kinds if get_origin(kind) is Literal for item in get_args(kind)]
     if isinstance(value, str):
         return _fix_text(kinds, choices, node)
@@ -223,8 +227,9 @@ def _fix_text(kinds: tuple[Any, ...], choices: list[Any], node: Node) -> str:
 
 
 def _fix_list(kinds: tuple[Any, ...], value: Any) -> str:
-    is_list = any(get_origin(kind) is tuple for kind in kinds)
-    return f"; write [{value}]" if is_list else ""
+    lists = [kind for kind in kinds if get_origin(kind) is tuple]
+    item = f"{{name: {value}}}" if any(value in named(get_args(kind)[0]) for kind in lists) else value
+    return f"; write [{item}]" if lists else ""
 
 
 _YES_NO = {"yes": True, "on": True, "true": True, "y": True, "no": False, "off": False, "false": False, "n": False}

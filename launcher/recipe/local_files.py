@@ -14,8 +14,8 @@ from pathlib import Path
 
 from launcher import parts
 from launcher.data.columns import LOOKUPS, all_column_names, column_names, data_files
-from launcher.data.fit import detect, misfits
-from launcher.data.formats import FORMATS, all_columns, in_words, mapping_of, needed
+from launcher.data.fit import detect, misfits, remedy
+from launcher.data.formats import FORMATS, all_columns, in_words, needed
 from launcher.recipe.layers import near_file
 from launcher.recipe.yaml_source import Node, Problem
 from launcher.schema import Sections, Source
@@ -134,7 +134,7 @@ def _fit(source: Source, columns: list[str], formats: Sequence[str], name: str |
         and set(source.columns) <= set(all_columns(formats))
         and set(source.columns.values()) <= set(columns)
     ):
-        fix = f"name its columns, for example columns: {mapping_of(formats)}"
+        fix = remedy(source, columns, formats)
         yield "path", f"{source.path} fits no format ({in_words(formats)}); {has}; {fix}"
     for ours in needed(name) if name else ():
         if not {ours} & {*source.columns, *source.defaults, *columns}:

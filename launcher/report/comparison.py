@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.report import words
-from launcher.report.facts import Facts, gather, read_recipe, values_of
+from launcher.report.facts import Facts, best_of, gather, read_recipe, values_of
 from launcher.run_folder import RunFolder, find_runs
 
 NO_DIFFERENCE = ("output_dir", "name", "extends")  # of any interest: where a run is, and what it is called
@@ -103,7 +103,7 @@ def _metrics(facts: Facts) -> Iterator[tuple[str, Measure]]:
     for name in sorted(names, key=lambda name: (name != facts.goal.metric, name != "eval/loss")):
         if found := values_of(records, name):
             lower = facts.goal.lower_is_better(name)
-            best_step, best = (min if lower else max)(found, key=lambda pair: pair[1])
+            best_step, best = best_of(found, lower, facts.exported_step)
             yield name, Measure(found[-1][1], found[-1][0], best, best_step, lower)
 
 

@@ -98,6 +98,7 @@ def gather(folder: RunFolder) -> Facts:
     unit = next((name for name in UNITS if name in last), UNITS[0])
     evaluations = [record for record in metrics if kind_of(record) == "eval"]
     goal = _goal(recipe)
+    exported_step = attempts[-1].exported_step if attempts else None
     return Facts(
         name=str(recipe.get("name") or folder.path.resolve().name),
         state=state,
@@ -108,7 +109,7 @@ def gather(folder: RunFolder) -> Facts:
         ended=attempts[-1].ended if attempts and state != "running" else None,
         seconds=sum(worked) if worked else None,
         step=last.get("step"),
-        exported_step=attempts[-1].exported_step if attempts else None,
+        exported_step=exported_step,
         epoch=_number_or_none(last.get("epoch")),
         seen=_number_or_none(last.get(unit)),
         unit=unit,
@@ -116,7 +117,7 @@ def gather(folder: RunFolder) -> Facts:
         evaluations=evaluations,
         attempts=attempts,
         goal=goal,
-        best=_best(goal, evaluations),
+        best=_best(goal, evaluations, exported_step),
     )
 
 
@@ -128,6 +129,12 @@ def values_of(records: list[dict[str, Any]], metric: str) -> list[tuple[int, flo
 def after(values: list[tuple[int, float]], exported_step: int | None) -> tuple[int, float]:
     """The (step, value) that a training came to: of what was exported if that has one, or else the last."""
     return next((pair for pair in values if pair[0] == exported_step), values[-1])
+
+
+def best_of(values: list[tuple[int, float]], lower_is_better: bool, exported_step: int | None) -> tuple[int, float]:
+    """The (step, value) of the best; of several that are as good, that of what was exported, or else the first."""
+    sign = 1 if lower_is_better else -1
+    return min(values, key=lambda pair: (sign * pair[1], pair[0] != exported_step))
 
 
 def read_recipe(folder: RunFolder) -> dict[str, Any]:
@@ -162,12 +169,11 @@ def _goal(recipe: dict[str, Any]) -> Goal:
     )
 
 
-def _best(goal: Goal, evaluations: list[dict[str, Any]]) -> Best | None:
+def _best(goal: Goal, evaluations: list[dict[str, Any]], exported_step: int | None) -> Best | None:
     values = values_of(evaluations, goal.metric)
     if not values:
         return None
-    choose = min if goal.lower_is_better(goal.metric) else max
-    step, value = choose(values, key=lambda pair: pair[1])
+    step, value = best_of(values, goal.lower_is_better(goal.metric), exported_step)
     return Best(goal.metric, value, step)
 
 

@@ -10,7 +10,7 @@ import jinja2
 from launcher.report import words
 from launcher.report.charts import Drawing, Series, Steps, draw
 from launcher.report.details import details_of
-from launcher.report.facts import Facts, Goal, after, gather, values_of
+from launcher.report.facts import Facts, Goal, after, best_of, gather, values_of
 from launcher.run_folder import RunFolder
 
 RATE = "train/learning_rate"
@@ -100,7 +100,7 @@ def changes(evaluations: list[dict[str, Any]], goal: Goal, exported_step: int | 
 
 def _change(metric: str, values: list[tuple[int, float]], goal: Goal, exported_step: int | None) -> Change:
     lower = goal.lower_is_better(metric)
-    best_step, best = (min if lower else max)(values, key=lambda pair: pair[1])
+    best_step, best = best_of(values, lower, exported_step)
     title = "Evaluation loss" if metric == "eval/loss" else words.title_of(metric)
     after_step, came_to = after(values, exported_step)
     return Change(metric, title, values[0][1], came_to, after_step, best, best_step, lower)

@@ -12,6 +12,7 @@ from launcher import log, recipe
 from launcher.errors import LauncherError
 from launcher.faults import StopRequest
 from launcher.recipe.searching import override
+from launcher.report.facts import gather
 from launcher.report.words import duration, number
 from launcher.run_folder import RunFolder
 from launcher.schema import Sweep
@@ -44,8 +45,7 @@ class Crew:
         try:
             while True:
                 if stop.asked:
-                    for one in self.working:
-                        one.ask_to_end()
+                    self._ask_all_to_end()
                 try:
                     if self._turn(stop):
                         return
@@ -56,6 +56,13 @@ class Crew:
         finally:
             for one in self.working:
                 one.kill()
+
+    def _ask_all_to_end(self) -> None:
+        asked = [one.number for one in self.working if one.ask_to_end()]
+        if asked:
+            log.say(
+                f"stopping: trials save themselves first ({', '.join(map(str, asked))}); a second Ctrl-C ends them at once"
+            )
 
     def _turn(self, stop: StopRequest) -> bool:
         """Look at each trial once and take another where there is room; True when all is done."""
@@ -184,6 +191,7 @@ class Crew:
     def _go_on(self, one: Trial, stop: StopRequest) -> None:
         """A trial that was stopped: left for the next start of the sweep, or, if somebody else stopped it, started again."""
         if stop.asked:
+            self.store.set(one.trial_id, "seconds", gather(one.folder).seconds)
             self.store.release(one.trial_id)
             self.working.remove(one)
             log.say(f"trial {one.number}: stopped; --resume auto goes on with it")

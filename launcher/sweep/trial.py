@@ -67,11 +67,13 @@ class Trial:
         """What its process ended with; None while it works."""
         return self.process.poll() if self.process is not None else None
 
-    def ask_to_end(self) -> None:
-        """It saves itself and ends with 85; one that does not in time is ended."""
-        if self.process is not None and self.process.poll() is None and self.asked_at is None:
-            self.asked_at = time.monotonic()
-            self.process.send_signal(signal.SIGTERM)
+    def ask_to_end(self) -> bool:
+        """It saves itself and ends with 85; one that does not in time is ended. Whether it had to be asked."""
+        if self.process is None or self.process.poll() is not None or self.asked_at is not None:
+            return False
+        self.asked_at = time.monotonic()
+        self.process.send_signal(signal.SIGTERM)
+        return True
 
     def insist(self) -> None:
         if self.asked_at is not None and time.monotonic() - self.asked_at > PATIENCE_SECONDS:

@@ -62,6 +62,8 @@ def _search(loaded: Any, resume: str | None) -> None:
     total = num_trials(loaded.sweep)
     for line in said(loaded):
         log.say(line)
+    if (there := len(store.trials())) > total:
+        log.say(f"WARNING: sweep.trials is {total}, and {there} are there already; no new one is begun")
 
     def note() -> None:
         with store.locked():

@@ -45,6 +45,21 @@ CASES = [
         "no format fits", training_on("{path: pairs.csv}"), "4:17", "data.train.0.path: FOLDER/pairs.csv fits no format"
     ),
     Case(
+        "a file without a header line",
+        training_on("{path: pairs.csv}"),
+        "4:17",
+        "data.train.0.path: FOLDER/pairs.csv fits no format (messages, prompt + completion, text); the file has question, answer; "
+        "name its columns, for example columns: {prompt: ..., completion: ...}, or, where the first line is a row already, all of "
+        "them in order with header: [...]",
+    ),
+    Case(
+        "rows of ShareGPT",
+        training_on("{path: shared.jsonl}"),
+        "4:17",
+        "data.train.0.path: FOLDER/shared.jsonl fits no format (messages, prompt + completion, text); the file has conversations; "
+        "for ShareGPT's conversations write columns: {messages: conversations}",
+    ),
+    Case(
         "format without its column",
         training_on("{path: list.json, format: messages}"),
         "4:34",

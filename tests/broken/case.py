@@ -23,6 +23,7 @@ data:
 DATA_FILES = {
     "rows.jsonl": '{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n',
     "pairs.csv": "question,answer\n1 + 1,2\n",
+    "shared.jsonl": '{"conversations": [{"from": "human", "value": "a"}]}\n',
     "book.txt": "Once.\n",
     "list.json": '[{"prompt": "a", "completion": "b"}]',
     "notes.jsonl": "not json\n",

@@ -180,6 +180,24 @@ CASES = [
         "5:21",
         'logging.trackers: must be a list, each item text, not "jsonl"; write [jsonl]',
     ),
+    Case(
+        "a step without its name",
+        GOOD.replace("}]}\n", "}], clean: [drop_empty]}\n"),
+        "4:73",
+        'data.clean.0: must be a mapping of keys to values, not "drop_empty"; write {name: drop_empty}',
+    ),
+    Case(
+        "a step that is no list",
+        GOOD.replace("}]}\n", "}], clean: drop_empty}\n"),
+        "4:72",
+        'data.clean: must be a list, each item a mapping of keys to values, not "drop_empty"; write [{name: drop_empty}]',
+    ),
+    Case(
+        "values of a search as a list",
+        GOOD + "sweep: {space: {adapter.r: [4, 8]}}\n",
+        "5:28",
+        "sweep.space.adapter.r: must be a mapping of keys to values, not a list; write {values: [...]}",
+    ),
     Case("no mapping", GOOD + "training: 3\n", "5:11", "training: must be a mapping of keys to values, not 3"),
     Case(
         "optimizer by name only",

@@ -36,6 +36,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_a_file_whose_rows_lack_one_column_can_be_given_it(folder: Path) -> None:
+    put(folder, "texts.jsonl", [{"text": "a"}])
+    with pytest.raises(DataError, match=r"or give all rows the same label with defaults: \{label: \.\.\.\}"):
+        next(sources.examples(source(folder / "texts.jsonl"), ["labelled_text"]))
+    assert rows(folder / "texts.jsonl", "labelled_text", defaults={"label": "x"}) == [{"text": "a", "label": "x"}]
+
+
 WRONG: list[tuple[str, dict[str, Any], str, str]] = [
     ("rows.jsonl", {"format": "labeled_text"}, "format", "labeled_text is none of .*; did you mean labelled_text?"),
     ("rows.jsonl", {"header": ["a"]}, "header", "is for csv and tsv files that have no header line"),

@@ -13,7 +13,8 @@ from launcher.tasks.seq2seq_lm import Config
 
 
 def plan_loss(model: Any, options: Config, method: str) -> LossPlan:
-    return LossPlan("cross-entropy", "of the target's tokens")
+    smoothing = f", label smoothing {options.label_smoothing:g}" if options.label_smoothing else ""
+    return LossPlan(f"cross-entropy{smoothing}", "of the target's tokens")
 
 
 def build(model: Any, options: Config, context: Context) -> "Objective":
