@@ -6,6 +6,7 @@ sounds stay where they are, and the output names them relative to itself, unless
 
 import argparse
 import json
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -142,8 +143,9 @@ def _tell(outcome: Any, to: str) -> None:
 
 
 def _recipe_line(source: Any) -> str:
-    """`data: {train: [{path: ..., format: ...}]}`"""
-    keys = {"path": source.path, "format": source.format, "media": source.media}
+    """`data: {train: [{path: ..., format: ...}]}`, for a recipe in any folder"""
+    path, media = (given and os.path.abspath(given) for given in (source.path, source.media))
+    keys = {"path": path, "format": source.format, "media": media}
     inner = ", ".join(f"{name}: {_yaml(value)}" for name, value in keys.items() if value is not None)
     return f"data: {{train: [{{{inner}}}]}}"
 
