@@ -28,7 +28,7 @@ REMEDIES: dict[str, tuple[str, ...]] = {
     "R-Drop 1, dropout 0.1": ("regularization.dropout=0.1", "loss.r_drop_alpha=1.0"),
     "moving average 0.99": ("regularization.ema=0.99",),
     "early stopping": (
-        "evaluation.eval_steps=13",
+        "evaluation.eval_steps=0.05",
         "evaluation.metric_for_best_model=eval/accuracy",
         "evaluation.early_stopping_patience=5",
     ),
