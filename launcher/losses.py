@@ -36,10 +36,13 @@ class Loss(NamedTuple):
     outputs: dict[str, Tensor] | None = None
 
 
-def from_hidden(hidden: Tensor, head: Head, labels: Tensor, num_labels: int | None = None) -> tuple[Tensor, Tensor]:
+def from_hidden(
+    hidden: Tensor, head: Head, labels: Tensor, num_labels: int | None = None, label_smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
     """Fused loss. hidden (..., H); labels (...,) already shifted, -100 ignored. Returns (loss sum in at least fp32, hits).
 
-    `num_labels`, the number of labels that are not ignored, saves waiting for the device where it is known.
+    `num_labels`, the number of labels that are not ignored, saves waiting for the device where it is known. `label_smoothing`: as
+    in `from_logits`.
     """
     x = _input(hidden, head)
     with Whole(head.tensors().values()) as whole:
@@ -54,6 +57,7 @@ def from_hidden(hidden: Tensor, head: Head, labels: Tensor, num_labels: int | No
             ignore_index=IGNORED,
             softcap=head.softcap,
             scale=head.scale,
+            label_smoothing=label_smoothing,
             reduction="sum",
             n_valid=num_labels,
             returns=("correct",),
@@ -76,7 +80,7 @@ def logits_of(hidden: Tensor, head: Head) -> Tensor:
 
 
 def way(
-    head: Head, num_rows: int, dtype: torch.dtype, weight_dtype: torch.dtype, device: str
+    head: Head, num_rows: int, dtype: torch.dtype, weight_dtype: torch.dtype, device: str, smooths: bool = False
 ) -> launcher_kernels.Choice:
     """How the fused loss will go through the vocabulary for so many positions with a label, and why."""
     vocabulary, hidden = head.weight.shape
@@ -91,6 +95,7 @@ def way(
         weight_dtype=weight_dtype,
         trains_head_otherwise=any(tensor.requires_grad for tensor in others),
         has_only_slices=isinstance(head.weight, Slices),
+        smooths=smooths,
     )
 
 

@@ -15,6 +15,8 @@ RECOMPUTE = ["training.gradient_checkpointing=true"]
 CASES = {
     "full, recomputed": (1, [*FULL, *RECOMPUTE]),
     "full, plain loss": (1, [*FULL, "loss.implementation=torch"]),
+    "full, smoothed": (1, [*FULL, "loss.label_smoothing=0.1"]),
+    "lora, R-Drop": (1, ["loss.r_drop_alpha=1.0", "adapter.lora_dropout=0.1"]),
     "lora bf16, every second layer": (1, [*BF16, *RECOMPUTE, "training.gradient_checkpointing_interval=2"]),
     "lora packed": (1, ["data.packing=true"]),
     "full zero2": (2, [*FULL, "distributed.strategy=zero2"]),

@@ -1,6 +1,8 @@
 """R-Drop against its paper's formula in PyTorch's own words; mixup and CutMix against losses of soft targets."""
 
 import json
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +11,15 @@ import tiny
 import tiny_tasks
 import torch
 from torch.nn import functional
-from transformers import BertConfig, BertForSequenceClassification, BertForTokenClassification
+from transformers import (
+    BertConfig,
+    BertForSequenceClassification,
+    BertForTokenClassification,
+    LlamaConfig,
+    LlamaForCausalLM,
+    T5Config,
+    T5ForConditionalGeneration,
+)
 
 from launcher import recipe as recipes
 from launcher.data.context import Context
@@ -19,6 +29,9 @@ from launcher.objectives import classification
 from launcher.objectives.mixing import Mixing, Partners
 from launcher.objectives.options import Classification
 from launcher.schema import Data
+from launcher.tasks import causal_lm, seq2seq_lm
+from launcher.tasks.causal_lm import objective as continuing
+from launcher.tasks.seq2seq_lm import objective as writing
 from launcher.tasks.token_classification import objective as tagging
 
 SINGLE, SEVERAL = "single_label_classification", "multi_label_classification"
@@ -94,6 +107,61 @@ def test_r_drop_of_words_leaves_out_what_is_none() -> None:
     objective = tagging.build(model, Classification(r_drop_alpha=ALPHA), context(SINGLE)).double()
     batch = inputs | {"labels": labels, "is_word": known.int()}
     assert of_the_objective(objective, batch) == pytest.approx(float(both + ALPHA / 2 * apart) / 2, rel=1e-9)
+
+
+LANGUAGE = {"vocab_size": 30, "eos_token_id": 1, "pad_token_id": 0}
+LLAMA = LlamaConfig(
+    **LANGUAGE, hidden_size=16, intermediate_size=24, num_hidden_layers=1, num_attention_heads=2, attention_dropout=0.3
+)
+T5 = T5Config(
+    **LANGUAGE, d_model=16, d_ff=24, d_kv=8, num_layers=1, num_heads=2, dropout_rate=0.3, decoder_start_token_id=0
+)
+
+
+def of_language(model: Any, smoothing: float) -> tuple[Any, dict[str, torch.Tensor], Callable[..., torch.Tensor]]:
+    """The objective, its batch, and the logits of (rows, tokens) that a batch without labels has."""
+    torch.manual_seed(0)
+    model = model.double().train()
+    labels = torch.tensor([[-100, 3, 4, 5, 1], [7, 2, -100, -100, -100]])
+    if model.config.is_encoder_decoder:
+        options = seq2seq_lm.Config(r_drop_alpha=ALPHA, label_smoothing=smoothing)
+        objective = writing.build(model, options, Context(None, Data()))
+
+        def logits(**inputs: torch.Tensor) -> torch.Tensor:
+            return model(**inputs, decoder_input_ids=model._shift_right(torch.cat([labels, labels]))).logits
+    else:
+        options = causal_lm.Config(r_drop_alpha=ALPHA, label_smoothing=smoothing)
+        objective = continuing.build(model, options, Context(None, Data()))
+
+        def logits(**inputs: torch.Tensor) -> torch.Tensor:
+            return model(**inputs).logits
+
+    return objective.double(), ids(2) | {"labels": labels}, logits
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+@pytest.mark.parametrize("made", [partial(LlamaForCausalLM, LLAMA), partial(T5ForConditionalGeneration, T5)])
+def test_r_drop_of_language_is_half_the_papers_loss_of_each_token(made: Any, smoothing: float) -> None:
+    objective, batch, logits = of_language(made(), smoothing)
+    labels, inputs = batch["labels"], ids(2)
+    torch.manual_seed(5)
+    one, two = logits(**{name: torch.cat([t, t]) for name, t in inputs.items()}).chunk(2)
+    known = labels != -100
+    apart = (kl(one, two) + kl(two, one))[known].mean()
+    assert float(apart.detach()) > 1e-4
+    both = sum(functional.cross_entropy(half[known], labels[known], label_smoothing=smoothing) for half in (one, two))
+    assert of_the_objective(objective, batch) == pytest.approx(float(both + ALPHA / 2 * apart) / 2, rel=1e-9)
+    nothing = objective(**batch | {"labels": torch.full_like(labels, -100)})
+    assert all(float(total) == float(count) == 0 for total, count, _ in nothing.terms.values())
+    objective.eval()
+    assert set(objective(**batch).terms) == set(objective.counts(batch)) == {"tokens"}
+
+
+def test_the_fused_loss_and_r_drop_exclude_each_other() -> None:
+    with pytest.raises(RecipeError, match="fused cannot be used: R-Drop compares all probabilities"):
+        continuing.plan_loss(
+            LlamaForCausalLM(LLAMA), causal_lm.Config(implementation="fused", r_drop_alpha=1.0), "full"
+        )
 
 
 def test_without_a_label_there_is_nothing_to_be_apart_and_evaluation_goes_once() -> None:
@@ -183,6 +251,22 @@ def test_the_loss_of_mixed_rows_is_that_of_soft_targets(
     [
         ("text_classification", ["loss.r_drop_alpha=1.0", "regularization.dropout=0.2"], "R-Drop with alpha 1"),
         (
+            "seq2seq_lm",
+            ["loss={r_drop_alpha: 1.0, label_smoothing: 0.1}", "regularization.dropout=0.2"],
+            "cross-entropy, label smoothing 0.1, R-Drop with alpha 1",
+        ),
+        (
+            "causal_lm",
+            [
+                "loss={r_drop_alpha: 1.0, label_smoothing: 0.1}",
+                "regularization.dropout=0.2",
+                "method=full",
+                "adapter=null",
+            ],
+            "torch, label smoothing 0.1, R-Drop with alpha 1",
+        ),
+        ("causal_lm", ["loss.label_smoothing=0.1"], "fused, label smoothing 0.1"),
+        (
             "image_classification",
             ["loss={mixup_alpha: 0.5, cutmix_alpha: 1.0}"],
             "Mixup with alpha 0.5, CutMix with alpha 1",
@@ -190,7 +274,7 @@ def test_the_loss_of_mixed_rows_is_that_of_soft_targets(
     ],
 )
 def test_two_processes_train_what_one_does(tmp_path: Path, task: str, words: list[str], said: str) -> None:
-    recipe = tiny_tasks.make(task, tmp_path)
+    recipe = tiny.make(tmp_path) if task == "causal_lm" else tiny_tasks.make(task, tmp_path)
     words = [
         *words,
         "training={global_batch_size: 8, per_device_train_batch_size: 2, max_steps: 3}",

@@ -11,6 +11,7 @@ from launcher import activation_memory
 from launcher.activation_memory import Decoder, Numerics
 from launcher.model_facts import ModelFacts
 from launcher.notes import Notes
+from launcher.objectives.twice import PIECE
 from launcher.recipe import Recipe
 
 FP32 = 4
@@ -115,10 +116,14 @@ def _dequantised(facts: ModelFacts, numerics: Numerics) -> int:
 
 def _loss(notes: Notes, facts: ModelFacts, tokens: int) -> int:
     """Fused: what the kernel takes besides, and the gradient of the states. Plain: the logarithms of the probabilities, in fp32,
-    with their gradient and that of the logits."""
+    with their gradient and that of the logits. Of two passes that are compared: gradients of the logits and of their pieces, and
+    nine halves of what is compared at a time, as measured."""
     assert facts.hidden_size is not None
     states = tokens * facts.hidden_size * ITEM[notes["precision"]]
     if facts.loss_way is not None:
         way = facts.loss_way(tokens, notes["precision"], notes["model_dtype"], notes["device"])
         return way.extra_bytes + states
-    return states + 3 * FP32 * tokens * (facts.vocabulary or 0)
+    logits = tokens * (facts.vocabulary or 0)
+    if facts.loss_passes > 1:
+        return states + FP32 * (2 * logits + 9 * min(logits, facts.loss_passes * PIECE) // 2)
+    return states + 3 * FP32 * logits

@@ -28,7 +28,22 @@ USUAL_LABEL_METRICS = ("loss", "accuracy", "subset_accuracy", "f1_macro", "f1_mi
 Weights = Annotated[dict[str, Annotated[float, Field(gt=0)]], AfterValidator(freeze)]
 
 
-class Classification(Section):
+class Twice(Section):
+    """What losses with probabilities have in common."""
+
+    r_drop_alpha: Annotated[float, Field(ge=0)] = 0.0
+    """R-Drop (Liang et al., arXiv:2106.14448): each row goes through the model twice, and what dropout makes differ costs this
+    much; the paper takes 0.3 to 5. Twice the time; 0 is none."""
+
+
+class Tokens(Twice):
+    """Cross-entropy of tokens."""
+
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the target that is spread evenly over the vocabulary (Szegedy et al., arXiv:1512.00567); in training only."""
+
+
+class Classification(Twice):
     """Cross-entropy for one label of a row or of a word, binary cross-entropy where a row may have several."""
 
     focal_gamma: Annotated[float, Field(ge=0)] = 0.0
@@ -38,9 +53,6 @@ class Classification(Section):
     """Share of the target that is spread evenly over all labels (Szegedy et al., arXiv:1512.00567); not with several a row."""
     class_weights: Literal["balanced"] | Weights | None = None
     """Weight by the label: {name: weight}, 1 for those left out; balanced: rows / (labels x rows of the label), or words."""
-    r_drop_alpha: Annotated[float, Field(ge=0)] = 0.0
-    """R-Drop (Liang et al., arXiv:2106.14448): each row goes through the model twice, and what dropout makes differ costs this
-    much; the paper takes 0.3 to 5. Twice the time; 0 is none."""
 
 
 class Regression(Section):

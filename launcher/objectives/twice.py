@@ -9,9 +9,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
-from launcher import chance
+from launcher import chance, losses
 from launcher.errors import RecipeError
+from launcher.objectives.options import Tokens
+
+PIECE = 1 << 24  # logits of one pass that are compared at a time
 
 
 def doubled(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -41,6 +45,27 @@ def term(
     return torch.where(known, each.sum(-1), 0).sum(), count(known), alpha / 4
 
 
+def of_tokens(
+    logits: Tensor, labels: Tensor, alpha: float, label_smoothing: float
+) -> tuple[Tensor, tuple[Tensor, float, float], Tensor]:
+    """Of logits (2 rows, tokens, vocabulary) of `doubled` rows: as `both`, and the hits of the first pass. labels: (rows, tokens),
+    -100 is none. Goes through the tokens in pieces, which are computed once more in the backward pass."""
+    size = max(1, PIECE // logits.shape[-1])
+    first, second = (torch.split(half.flatten(0, 1), size) for half in logits.chunk(2))
+    pieces = zip(first, second, torch.split(labels.flatten(), size), strict=True)
+    found = [checkpoint(_of_a_piece, *piece, label_smoothing, use_reentrant=False) for piece in pieces]
+    total, apart, hits = (torch.stack(sums).sum() for sums in zip(*found, strict=True))
+    return total, (apart, count(labels != losses.IGNORED), alpha / 4), hits
+
+
+def _of_a_piece(first: Tensor, second: Tensor, labels: Tensor, label_smoothing: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums of the mean loss, of the divergence, and of hits. Logits (tokens, vocabulary), labels (tokens,)."""
+    known = labels != losses.IGNORED
+    one, two = (half[known].to(torch.promote_types(half.dtype, torch.float32)) for half in (first, second))
+    (own, hits), (other, _) = (losses.from_logits(half, labels[known], label_smoothing) for half in (one, two))
+    return (own + other) / 2, term(one, two, known[known], 0.0)[0], hits
+
+
 def count(known: Tensor) -> float:
     return float(known.sum())
 
@@ -59,3 +84,10 @@ def passes(alpha: float) -> int:
 
 def in_words(alpha: float) -> str:
     return f", R-Drop with alpha {alpha:g}" if alpha else ""
+
+
+def tokens_in_words(model: Any, options: Tokens) -> str:
+    """What is more than the cross-entropy of tokens, where the model can have it."""
+    insist_on_dropout(model, options.r_drop_alpha)
+    smoothing = f", label smoothing {options.label_smoothing:g}" if options.label_smoothing else ""
+    return smoothing + in_words(options.r_drop_alpha)

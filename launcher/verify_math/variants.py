@@ -67,7 +67,7 @@ def listed(recipe: Recipe, rows: int, processes: int, pairs: bool) -> list[Varia
 
 def _alone(recipe: Recipe) -> Mapping[str, Changes]:
     """The changes that the recipe's task knows."""
-    has_fused = "implementation" in type(recipe.loss).model_fields
+    has_fused = "implementation" in type(recipe.loss).model_fields and not getattr(recipe.loss, "r_drop_alpha", 0.0)
     known = {"packed": load("tasks", recipe.task).TRAITS.packs, "fused loss": has_fused}
     return {name: changes for name, changes in ALONE.items() if known.get(name, True)}
 

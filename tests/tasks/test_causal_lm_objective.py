@@ -65,6 +65,24 @@ def test_under_autocast_fused_is_as_exact_as_plain(family):
     assert errors["fused"][1] <= 1.2 * errors["torch"][1]
 
 
+@pytest.mark.parametrize("batch", [padded_batch(), packed_batch()], ids=["padded", "packed"])
+@pytest.mark.parametrize("family", ["llama", "phi", "gemma3_text"])  # phi has a bias, gemma a softcap
+def test_smoothing_is_the_formula_in_training_and_nothing_in_evaluation(family, batch):
+    """Fused and plain, against PyTorch's definition by hand in fp64."""
+    model = build(family, "sdpa")
+    with torch.no_grad():
+        inputs = {name: tensor for name, tensor in batch.items() if name != "labels"}
+        logs = copy.deepcopy(model).double()(**inputs, use_cache=False).logits.log_softmax(-1)
+    known = batch["labels"] != -100
+    picked = logs[known].gather(-1, batch["labels"][known, None]).squeeze(-1)
+    plain, by_hand = float(-picked.sum()), float(-(0.8 * picked + 0.2 * logs[known].mean(-1)).sum())
+    fused, torchs = (Objective(model, implementation, label_smoothing=0.2) for implementation in ("fused", "torch"))
+    for objective in (fused, torchs):
+        assert float(objective.train()(**batch).terms["tokens"][0]) == pytest.approx(by_hand, rel=1e-5)
+        assert float(objective.eval()(**batch).terms["tokens"][0]) == pytest.approx(plain, rel=1e-5)
+    assert_same(loss_and_gradients(fused.train(), batch), loss_and_gradients(torchs.train(), batch))
+
+
 @pytest.mark.parametrize("implementation", ["fused", "torch"])
 def test_counts_are_known_before_the_forward_pass(implementation):
     objective = Objective(build("llama"), implementation)

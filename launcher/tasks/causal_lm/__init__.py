@@ -6,7 +6,7 @@ This file is what a recipe needs to be checked, so it does not import torch. Bes
 
 from typing import Literal
 
-from launcher.section import Section
+from launcher.objectives.options import Tokens
 from launcher.task import Traits
 
 TRAITS = Traits(
@@ -22,6 +22,6 @@ TRAITS = Traits(
 )
 
 
-class Config(Section):
+class Config(Tokens):
     implementation: Literal["auto", "fused", "torch"] = "auto"
     """`fused` never holds all logits; `torch` is plain; `auto` takes fused where the head allows it and the two agree."""

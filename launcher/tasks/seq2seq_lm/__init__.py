@@ -1,10 +1,6 @@
 """A text into another: translation, summaries, with an encoder and a decoder (T5, BART, Marian...)."""
 
-from typing import Annotated
-
-from pydantic import Field
-
-from launcher.section import Section
+from launcher.objectives.options import Tokens
 from launcher.task import Traits
 
 GENERATED = ("bleu", "chrf", "rouge1", "rouge2", "rougeL")
@@ -24,8 +20,5 @@ TRAITS = Traits(
 )
 
 
-class Config(Section):
+class Config(Tokens):
     """Cross-entropy of the target's tokens."""
-
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Share of the target that is spread evenly over the vocabulary (Szegedy et al., arXiv:1512.00567); in training only."""
