@@ -191,7 +191,8 @@ def test_rand_augment_draws_every_operation_and_nothing_at_magnitude_zero() -> N
 STEPS = {
     "text_classification": "[{name: random_deletion, share: 0.3}, {name: random_swap, probability: 0.5}]",
     "text_regression": "[{name: random_swap, share: 0.5}]",
-    "image_classification": "[{name: flip}, {name: random_crop}, {name: color_jitter}]",
+    "image_classification": "[{name: flip, direction: vertical, probability: 0.4}, {name: random_crop, min_scale: 0.3}, "
+    "{name: color_jitter, hue: 0.2}, {name: rand_augment, num_ops: 1, magnitude: 5}]",
     "object_detection": "[{name: flip}, {name: rotation, degrees: 20.0}]",
     "semantic_segmentation": "[{name: rand_augment}]",
 }

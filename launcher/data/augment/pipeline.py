@@ -21,6 +21,8 @@ class Augmentation:
 
     def __init__(self, context: Context, seed: int):
         self.steps, self.seed, self.context = context.data.augment, seed, context
+        for step in self.steps:  # the first row that is changed reads them, after it was asked what nothing reads
+            _ = [getattr(step, name) for name in type(step).model_fields]
         self.mask = getattr(context.processor, "mask_token", None)
         self.synonyms = {
             step.path: texts.synonyms_of(step.path) for step in self.steps if isinstance(step, SynonymReplacement)
