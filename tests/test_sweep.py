@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -237,6 +238,25 @@ def test_another_recipe_does_not_go_on_with_a_sweep(tmp_path: Path, sweep: Any, 
     assert len(found(tmp_path / "s")["trials"]) == 4
     assert sweep(path, "sweep.trials=3", "--resume", "auto", steps=1) == 0
     assert "WARNING: sweep.trials is 3, and 4 are there already" in capsys.readouterr().out
+
+
+def test_what_was_taken_out_of_a_sweeps_folder_is_missed(
+    tmp_path: Path, sweep: Any, capsys: pytest.CaptureFixture
+) -> None:
+    path, folder = swept(tmp_path, trials=2), tmp_path / "s"
+    assert sweep(path, steps=1) == 0
+    card = (folder / "study.json").read_bytes()
+    shutil.rmtree(folder / found(folder)["best"]["folder"])
+    assert sweep(path, "--resume", "auto", steps=1) == 0
+    assert "is gone; to have its model again, train its recipe" in capsys.readouterr().out
+    (folder / "study.json").unlink()
+    assert sweep(path, "--resume", "auto", steps=1) == 88
+    assert "a sweep of this folder, whose study.json is gone" in capsys.readouterr().err
+    assert not (folder / "study.json").exists()
+    (folder / "study.json").write_bytes(card)
+    (folder / "sweep.db").write_text("no database")
+    assert sweep(path, "--resume", "auto", steps=1) == 90
+    assert "bring the file sweep.db back" in capsys.readouterr().err
 
 
 def test_a_folder_that_is_no_sweeps_is_left_alone(tmp_path: Path, sweep: Any, capsys: pytest.CaptureFixture) -> None:

@@ -44,7 +44,7 @@ def card(text: str, option: str = "--card") -> Card:
     name = text.lower()
     if name in CARDS:
         return Card(name, int(CARDS[name] * GIB), name not in WITHOUT_BF16)
-    if match := re.fullmatch(r"(\d+(?:\.\d+)?)(gb|gib)", name):
+    if (match := re.fullmatch(r"(\d+(?:\.\d+)?)(gb|gib)", name)) and float(match[1]) > 0:
         return Card(text, int(float(match[1]) * UNITS[match[2]]))
     raise RecipeError(
         f"{option} {text} is no card that the launcher knows{did_you_mean(name, CARDS)}",

@@ -1,7 +1,7 @@
 """The start of a sweep, new or resumed: its folder and its study are made or joined under one lock."""
 
 from launcher import log
-from launcher.errors import RecipeError, StorageError
+from launcher.errors import LauncherError, StorageError
 from launcher.recipe import Recipe
 from launcher.recipe.searching import greater_is_better
 from launcher.sweep import place
@@ -24,7 +24,7 @@ def opened(recipe: Recipe, resume: str | None) -> tuple[Place, Store]:
         here = place.settle(folder, recipe)
         try:
             is_new = store.open(here, greater_is_better(recipe))
-        except RecipeError:
+        except LauncherError:
             if not was_there:
                 (folder / place.CARD).unlink()
             raise

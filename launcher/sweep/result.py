@@ -90,6 +90,8 @@ def say(place: Place, found: dict[str, Any]) -> None:
     if best is not None:
         words = " ".join(override(key, value) for key, value in best["values"].items())
         log.say(f"best: trial {best['number']}, {found['metric']} {number(best['value'])}: {words}")
+        if not (place.folder / best["folder"]).is_dir():
+            log.say(f"WARNING: its folder {best['folder']} is gone; to have its model again, train its recipe")
         log.say(f"its recipe: {place.folder / 'best.yaml'}")
     log.say(f"report: {place.folder / 'report.html'}")
 

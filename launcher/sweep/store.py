@@ -21,7 +21,7 @@ import sqlalchemy
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from launcher.errors import EnvironmentProblem, RecipeError, StorageError
+from launcher.errors import CheckpointError, EnvironmentProblem, RecipeError, StorageError
 from launcher.run_folder import RunFolder, process_lives
 from launcher.sweep.place import DATABASE, LOCK, Place
 
@@ -83,6 +83,12 @@ class Store:
             study.set_user_attr("folder", str(place.folder.resolve()))
             study.set_user_attr("token", place.token)
             return True
+        if attrs.get("token") != place.token and attrs.get("folder") == str(place.folder.resolve()):
+            raise CheckpointError(
+                "the storage holds a sweep of this folder, whose study.json is gone, so nobody knows what it was asked for",
+                where=str(place.folder),
+                fix="bring study.json back, or choose another output_dir and another sweep.study",
+            )
         if attrs.get("token") != place.token:
             raise RecipeError(
                 f"the storage holds another sweep named {place.study}, in {attrs.get('folder')}",
@@ -193,6 +199,8 @@ def storage_errors() -> Iterator[None]:
     except STORAGE_TROUBLE as error:
         first = str(error.__cause__ or error).splitlines()[0]
         fix = "see that the database answers (sweep.storage), then go on with --resume auto"
+        if "file is not a database" in first:
+            fix = "bring the file sweep.db back; without it the trials of its folder are lost to the sweep, so begin another"
         raise StorageError(f"the sweep's storage: {first}", fix=fix) from error
 
 
