@@ -8,6 +8,7 @@ import json
 import os
 import secrets
 import shutil
+import signal
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ import torch
 from safetensors.torch import save_file
 
 from launcher import checkpoint, dequantize, proof, tensor_files, token_rows
-from launcher.errors import CheckpointError, RecipeError, StorageError
+from launcher.errors import CheckpointError, Preempted, RecipeError, StorageError
 from launcher.model import DTYPES
 from launcher.objectives.inputs import in_type_of
 
@@ -144,7 +145,8 @@ def _insist(staged: Path, run_folder: Path) -> dict[str, Any]:
         return verdict
     rejected = run_folder / "export.rejected"
     _set_aside(staged, rejected)
-    raise CheckpointError(f"the export is not the trained model: {'; '.join(verdict['problems'])}", where=str(rejected))
+    wrong = "could not be proven" if verdict.get("died") else "is not the trained model"
+    raise CheckpointError(f"the export {wrong}: {'; '.join(verdict['problems'])}", where=str(rejected))
 
 
 def prove(folder: Path, proof_folder: Path) -> dict[str, Any]:
@@ -156,11 +158,16 @@ def prove(folder: Path, proof_folder: Path) -> dict[str, Any]:
         if key not in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
     }
     done = subprocess.run(command, capture_output=True, text=True, env=clean, check=False)
+    if done.returncode == -signal.SIGTERM:  # a job that is preempted takes its processes along
+        raise Preempted(
+            "the proof of the export was stopped", where=str(folder.parent), fix="write it with `launcher export`"
+        )
     try:
         verdict = json.loads(done.stdout.strip().splitlines()[-1])
     except (IndexError, ValueError):
         said = done.stderr.strip().splitlines()[-1:] or ["it said nothing"]
-        verdict = {"ok": False, "problems": [f"the proving process ended with {done.returncode}: {said[0]}"]}
+        problem = f"the proving process ended with {done.returncode}: {said[0]}"
+        verdict = {"ok": False, "died": True, "problems": [problem]}
     (proof_folder / "verdict.json").write_text(json.dumps(verdict, indent=1))
     return verdict
 

@@ -21,6 +21,7 @@ from launcher.memory.cards import gib
 from launcher.metrics import named
 from launcher.model_facts import ModelFacts
 from launcher.notes import Notes
+from launcher.objectives.options import insist_on_labels
 from launcher.recipe import Recipe
 from launcher.rhythm import OrderOf
 from launcher.section import Section
@@ -99,6 +100,8 @@ class Plan:
     parameters: int | None
     trainable_parameters: int | None
     parameter_groups: str | None
+    trainable: tuple[str, ...] | None
+    freeze: tuple[str, ...]
     modules_to_save: tuple[str, ...]
     unused_parameters: int | None
     weight_bytes_per_rank: int | None
@@ -223,6 +226,8 @@ def _labels(notes: Notes, recipe: Recipe, traits: Traits, context: Context | Non
     elif context is None or context.labels is None:
         notes.put("labels", None, f"unknown: {data_note}")
     else:
+        if isinstance(weights := getattr(recipe.loss, "class_weights", None), Mapping):
+            insist_on_labels(weights, context.labels)
         counted = zip(context.labels.names, context.label_counts, strict=True)
         shown = named([f"{name} {count:,}" for name, count in counted], LABELS_SHOWN)
         listed = recipe.origin("data.labels") if recipe.data.labels is not None else "found"
@@ -234,6 +239,8 @@ def _identity(notes: Notes, recipe: Recipe) -> None:
     notes.take("task", "task", recipe.task)
     notes.take("method", "method", recipe.method)
     notes.take("seed", "seed", recipe.seed)
+    notes.take("trainable", "trainable", recipe.trainable)
+    notes.take("freeze", "freeze", recipe.freeze)
 
 
 def _world(notes: Notes, recipe: Recipe, world: World) -> None:

@@ -129,7 +129,7 @@ def _known(model: Any, selector: str) -> str:
     names = [_plain(name) for name, _ in model.named_parameters()]
     count = len(_layers(model))
     layers = f"layers[0] to layers[{count - 1}]" if count else "no layers that are known"
-    hint = did_you_mean(selector, [*WORDS, *names]).removeprefix("; ")
+    hint = "" if LAYERS.fullmatch(selector) else did_you_mean(selector, [*WORDS, *names]).removeprefix("; ")
     return f"{hint or 'use'} head, embeddings, {layers}, or a pattern such as {_pattern(names)}"
 
 

@@ -108,6 +108,18 @@ def test_a_rejected_export_is_not_published(recipe: Path, tmp_path: Path, monkey
     assert (tmp_path / "run" / "export.rejected").exists()
 
 
+@pytest.mark.parametrize(("number", "code", "said"), [(15, 85, "was stopped"), (9, 88, "could not be proven")])
+def test_a_proof_that_is_ended_says_nothing_about_the_export(
+    proven: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys, number: int, code: int, said: str
+) -> None:
+    run = shutil.copytree(proven["lora"], tmp_path / "run")
+    (tmp_path / "ended.py").write_text(f"import os; os.kill(os.getpid(), {number})")
+    monkeypatch.setattr(proof, "__file__", str(tmp_path / "ended.py"))
+    assert main(["export", str(run)]) == code
+    assert said in capsys.readouterr().err
+    assert (run / "export").is_dir() and (run / "export.rejected").exists() is (number == 9)
+
+
 @pytest.mark.parametrize("name", ["lora", "full"])
 def test_a_full_disk_leaves_the_export_that_is_there(
     proven: dict[str, Path], tmp_path: Path, capsys, name: str

@@ -122,6 +122,7 @@ def test_other_columns_are_named_on_the_command_line(
     file.write_text("review\nthe cat\n")
     assert "the columns 'review' are none of text; name them with --columns" in refused(texts, file)
     assert said(texts, file, "--columns", "text=review")[0]["input"] == "the cat"
+    assert [one["input"] for one in said(texts, file, "--header", "text")] == ["review", "the cat"]
 
 
 def test_folders_may_be_named_from_here(

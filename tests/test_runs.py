@@ -143,7 +143,7 @@ def test_of_steps_that_are_as_good_the_exported_one_is_the_best(tmp_path, capsys
     lines = "".join(
         json.dumps({"step": step, "eval/loss": loss}) + "\n" for step, loss in [(0, 1), (5, 1), (9, 1), (12, 2)]
     )
-    for name, exported, expected in (("a", 9, 9), ("b", 12, 0), ("c", None, 0)):
+    for name, exported, expected in (("a", 9, 9), ("b", 12, 5), ("c", None, 5)):
         make_run(tmp_path / name, attempts=[start(), end(exit_code=0, exported_step=exported)], metrics=lines)
         assert json.loads(listing(tmp_path / name, capsys, "--json")[0])[0]["best"]["step"] == expected
 

@@ -74,6 +74,10 @@ class Labels:
         }
 
 
+LISTED_IN_A_FIX = 20  # unknown labels; more are hardly labels
+CONFUSED = "name the columns right: these look as if they were no labels"
+
+
 class UnknownLabels(DataError):
     """Of rows, or of one. `found`: value -> how often, and where first."""
 
@@ -91,7 +95,8 @@ class UnknownLabels(DataError):
         super().__init__(
             f"{problem} ({often}known: {_few(list(labels.values))})",
             where=where,
-            fix=f"mend the rows, set data.on_error: skip, or list all under data: {labels.line_with(found)}",
+            fix="mend the rows, set data.on_error: skip, or "
+            + (f"list all under data: {labels.line_with(found)}" if len(found) <= LISTED_IN_A_FIX else CONFUSED),
         )
 
 

@@ -146,7 +146,11 @@ def _insist_on_fit(source: Source, formats: Sequence[str], labelled: bool) -> st
 def _of_first_row(source: Source, formats: Sequence[str], row: Row, where: str, labelled: bool) -> str:
     name = detect_format(list(row), source.columns, formats, source.defaults, labelled)
     if name is None:
-        fix = remedy(source, list(row), formats) if labelled else "name them with --columns OURS=THEIRS"
+        fix = (
+            remedy(source, list(row), formats)
+            if labelled
+            else "name them with --columns OURS=THEIRS, or where there is no header line all with --header NAME,..."
+        )
         raise DataError(
             f"the columns {', '.join(map(repr, row))} are none of {in_words(formats, labelled)}",
             where=where,

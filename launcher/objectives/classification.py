@@ -16,8 +16,7 @@ from launcher.losses import IGNORED, Loss
 from launcher.objectives import twice
 from launcher.objectives.inputs import in_type_of
 from launcher.objectives.mixing import Mixing, Partners
-from launcher.objectives.options import Classification
-from launcher.suggest import did_you_mean
+from launcher.objectives.options import Classification, insist_on_labels
 from launcher.task import LossPlan
 
 Look = Callable[[Any, dict[str, Tensor]], Tensor]
@@ -79,11 +78,7 @@ def weights_of(options: Classification, labels: Labels, counts: tuple[int, ...])
     if given == "balanced":
         total = sum(counts)
         return torch.tensor([total / (len(labels) * count) if count else 1.0 for count in counts])
-    if unknown := [name for name in given if name not in labels.numbers]:
-        hint = did_you_mean(unknown[0], labels.names)
-        raise RecipeError(
-            f"loss.class_weights: there is no label {unknown[0]}{hint}", fix=f"labels: {', '.join(labels.names)}"
-        )
+    insist_on_labels(given, labels)
     return torch.tensor([float(given.get(name, 1.0)) for name in labels.names])
 
 

@@ -1,10 +1,14 @@
 """What a recipe may say under `loss` for the losses of this package."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field
 
+from launcher.data.labels import Labels
+from launcher.errors import RecipeError
 from launcher.section import Section, freeze
+from launcher.suggest import did_you_mean
 
 # Of rows with one label, or with several (subset_accuracy and what follows; see launcher.metrics.classification).
 LABEL_METRICS = (
@@ -53,6 +57,15 @@ class Classification(Twice):
     """Share of the target that is spread evenly over all labels (Szegedy et al., arXiv:1512.00567); not with several a row."""
     class_weights: Literal["balanced"] | Weights | None = None
     """Weight by the label: {name: weight}, 1 for those left out; balanced: rows / (labels x rows of the label), or words."""
+
+
+def insist_on_labels(weights: Mapping[str, float], labels: Labels) -> None:
+    """RecipeError for weights of labels that there are not."""
+    if unknown := [name for name in weights if name not in labels.numbers]:
+        hint = did_you_mean(unknown[0], labels.names)
+        raise RecipeError(
+            f"loss.class_weights: there is no label {unknown[0]}{hint}", fix=f"labels: {', '.join(labels.names)}"
+        )
 
 
 class Regression(Section):

@@ -207,6 +207,8 @@ def _fix(annotation: Any, node: Node) -> str:
         return _fix_text(kinds, choices, node)
     if isinstance(value, dict) and any(get_origin(kind) is tuple for kind in kinds):
         return "; put `- ` before its first line, or [ ] around it"
+    if value is None and any(get_origin(kind) is tuple for kind in kinds):
+        return "; write []"
     if isinstance(value, list | dict) or value is None:
         return ""
     if str in kinds or str(value) in choices:

@@ -170,7 +170,9 @@ def _goal(recipe: dict[str, Any]) -> Goal:
 
 
 def _best(goal: Goal, evaluations: list[dict[str, Any]], exported_step: int | None) -> Best | None:
-    values = values_of(evaluations, goal.metric)
+    """Of the steps that were trained: what stood before them is no checkpoint."""
+    found = values_of(evaluations, goal.metric)
+    values = [pair for pair in found if pair[0] > 0] or found
     if not values:
         return None
     step, value = best_of(values, goal.lower_is_better(goal.metric), exported_step)

@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--columns", default="", metavar="OURS=THEIRS,...", help="columns of the file, as text=review")
     parser.add_argument("--format", help="format of the file (default: found out)")
+    parser.add_argument("--header", metavar="NAME,...", help="columns of a csv or tsv file without a header line")
     parser.add_argument(
         "--output", type=Path, default=Path("explanation"), metavar="FOLDER", help="write here (default: explanation)"
     )

@@ -25,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--columns", default="", metavar="OURS=THEIRS,...", help="columns of the files, for example text=review"
     )
     parser.add_argument("--format", help="format of the files (default: found out)")
+    parser.add_argument("--header", metavar="NAME,...", help="columns of csv and tsv files without a header line")
     parser.add_argument("--batch-size", type=_number, default=16, metavar="N", help="rows at once (default: 16)")
     parser.add_argument(
         "--threshold",
@@ -141,9 +142,12 @@ def _rows(given: str, args: argparse.Namespace, traits: Any) -> Iterator[Read]:
     """Of a file or folder in one of the task's formats."""
     from launcher.data import sources
     from launcher.schema import Source
+    from launcher.section import freeze
 
     columns = dict(pair.partition("=")[::2] for pair in args.columns.split(",") if pair)
-    source = Source.model_validate({"path": os.path.abspath(given), "columns": columns, "format": args.format})
+    keys = {"path": os.path.abspath(given), "columns": freeze(columns), "format": args.format}
+    keys |= {"header": tuple(args.header.split(","))} if args.header else {}
+    source = Source.model_validate(keys)
     return sources.examples(source, traits.formats, labelled=False)
 
 

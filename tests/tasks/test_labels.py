@@ -46,6 +46,19 @@ def test_the_labels_of_the_training_data_are_counted(labels: list[Any], said: st
     assert f"labels: {said}\n" in capsys.readouterr().out
 
 
+def test_texts_in_the_column_of_labels_are_not_all_printed(tmp_path: Path, capsys) -> None:
+    recipe = texts(tmp_path, ["a", "b", *(f"sentence {number}" for number in range(500))])
+    assert main(["check", recipe, "data.labels=[a, b]"]) == 89
+    said = capsys.readouterr().err
+    assert "500 labels are none of data.labels" in said and "name the columns right" in said and len(said) < 2000
+
+
+def test_weights_of_labels_that_there_are_not_are_found_before_the_run(tmp_path: Path, capsys) -> None:
+    for verb in ("check", "plan"):
+        assert main([verb, texts(tmp_path, ["good", "bad"]), "loss.class_weights={god: 3.0}"]) == 89
+        assert "there is no label god; did you mean good?" in capsys.readouterr().err
+
+
 def test_labels_that_are_listed_are_counted_too_and_a_task_may_have_none(recipe: Path, tmp_path: Path, capsys) -> None:
     cell = planned([texts(tmp_path, ["b", "a", "b"]), "data.labels=[b, c, a]"], capsys)
     assert cell == {"value": "3: b 2, c 0, a 1", "origin": "command line; counted in data.train"}
