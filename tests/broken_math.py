@@ -70,8 +70,8 @@ def fused_mask_is_off_by_one() -> Any:
     """The fused loss takes labels one position late, where some are masked: the comparison on the first row has none that are."""
     from launcher import losses
 
-    def late(from_hidden: Any, hidden: Any, head: Any, labels: Any, count: Any = None) -> Any:
-        return from_hidden(hidden, head, labels.roll(1, -1) if (labels < 0).any() else labels, count)
+    def late(from_hidden: Any, hidden: Any, head: Any, labels: Any, *others: Any) -> Any:
+        return from_hidden(hidden, head, labels.roll(1, -1) if (labels < 0).any() else labels, *others)
 
     return replaced(losses, "from_hidden", late)
 

@@ -3,7 +3,6 @@
 import io
 import json
 import re
-import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import replace
@@ -280,8 +279,9 @@ def test_captum_that_is_missing_is_named(
 
 
 def test_a_folder_that_is_no_export(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    shutil.rmtree(tmp_path / "nothing", ignore_errors=True)
     assert main(["explain", str(tmp_path / "nothing"), "a"]) == 89
+    assert "nothing: there is no such folder" in capsys.readouterr().err
+    assert main(["explain", str(tmp_path), "a"]) == 89
     assert "not an export of the launcher" in capsys.readouterr().err
 
 

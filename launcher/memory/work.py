@@ -11,7 +11,7 @@ from launcher import activation_memory
 from launcher.activation_memory import Decoder, Numerics
 from launcher.model_facts import ModelFacts
 from launcher.notes import Notes
-from launcher.objectives.twice import PIECE
+from launcher.objectives.options import R_DROP_PIECE
 from launcher.recipe import Recipe
 
 FP32 = 4
@@ -125,5 +125,5 @@ def _loss(notes: Notes, facts: ModelFacts, tokens: int) -> int:
         return way.extra_bytes + states
     logits = tokens * (facts.vocabulary or 0)
     if facts.loss_passes > 1:
-        return states + FP32 * (2 * logits + 9 * min(logits, facts.loss_passes * PIECE) // 2)
+        return states + FP32 * (2 * logits + 9 * min(logits, facts.loss_passes * R_DROP_PIECE) // 2)
     return states + 3 * FP32 * logits

@@ -32,6 +32,9 @@ USUAL_LABEL_METRICS = ("loss", "accuracy", "subset_accuracy", "f1_macro", "f1_mi
 Weights = Annotated[dict[str, Annotated[float, Field(gt=0)]], AfterValidator(freeze)]
 
 
+R_DROP_PIECE = 1 << 24  # logits of tokens in one pass that are compared at a time
+
+
 class Twice(Section):
     """What losses with probabilities have in common."""
 

@@ -13,9 +13,7 @@ from torch.utils.checkpoint import checkpoint
 
 from launcher import chance, losses
 from launcher.errors import RecipeError
-from launcher.objectives.options import Tokens
-
-PIECE = 1 << 24  # logits of one pass that are compared at a time
+from launcher.objectives.options import R_DROP_PIECE, Tokens
 
 
 def doubled(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -50,7 +48,7 @@ def of_tokens(
 ) -> tuple[Tensor, tuple[Tensor, float, float], Tensor]:
     """Of logits (2 rows, tokens, vocabulary) of `doubled` rows: as `both`, and the hits of the first pass. labels: (rows, tokens),
     -100 is none. Goes through the tokens in pieces, which are computed once more in the backward pass."""
-    size = max(1, PIECE // logits.shape[-1])
+    size = max(1, R_DROP_PIECE // logits.shape[-1])
     first, second = (torch.split(half.flatten(0, 1), size) for half in logits.chunk(2))
     pieces = zip(first, second, torch.split(labels.flatten(), size), strict=True)
     found = [checkpoint(_of_a_piece, *piece, label_smoothing, use_reentrant=False) for piece in pieces]
