@@ -45,7 +45,9 @@ def test_metrics_are_as_documented(finished_run: Path) -> None:
 
 def test_check_says_what_training_would(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:
     said = ask(capsys, "check", str(recipe))
-    assert "22 rows read" in said and "6 steps of 4 rows" in said
+    assert "22 rows read" in said and "6 steps of 4 rows" in said and "trained on" not in said
+    train = recipe.parent / "train.jsonl"
+    assert f"note: {train} is trained on" in ask(capsys, "check", str(recipe), f"data.eval.0.path={train}")
 
 
 def test_plan_for_another_world(recipe: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 from workers import Workers
 
+from launcher import recipe as recipes
 from launcher import spawn, verify_math
 from launcher.__main__ import main
 from launcher.errors import RecipeError
@@ -257,3 +258,12 @@ def test_another_start_is_named_but_not_its_rounding() -> None:
     known = {"a": (0.3, 1.0), "b": (-0.2, 2.0)}
     assert conditions.starts_elsewhere({"a": (0.302, 1.0), "b": (-0.204, 2.0)}, known) is None
     assert conditions.starts_elsewhere({"a": (0.3, 1.0), "b": (0.2, 2.0)}, known) == "b"
+
+
+def test_r_drop_is_not_compared_with_a_fused_loss(recipe: Path) -> None:
+    """There is none of it."""
+    fused = [
+        any("fused" in one.name for one in variants.listed(recipes.load(recipe, words), 4, 1, pairs=True))
+        for words in ([], ["loss.r_drop_alpha=1.0"])
+    ]
+    assert fused == [True, False]

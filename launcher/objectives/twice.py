@@ -5,6 +5,7 @@ that it would be without R-Drop.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -51,7 +52,10 @@ def of_tokens(
     size = max(1, R_DROP_PIECE // logits.shape[-1])
     first, second = (torch.split(half.flatten(0, 1), size) for half in logits.chunk(2))
     pieces = zip(first, second, torch.split(labels.flatten(), size), strict=True)
-    found = [checkpoint(_of_a_piece, *piece, label_smoothing, use_reentrant=False) for piece in pieces]
+    again = partial(
+        checkpoint, _of_a_piece, use_reentrant=False, preserve_rng_state=False
+    )  # nothing here is drawn by chance
+    found = [again(*piece, label_smoothing) for piece in pieces]
     total, apart, hits = (torch.stack(sums).sum() for sums in zip(*found, strict=True))
     return total, (apart, count(labels != losses.IGNORED), alpha / 4), hits
 

@@ -62,10 +62,10 @@ def measure(
     return found
 
 
-def insist_on_over_fitting(found: dict[str, Any]) -> None:
-    """Else there is nothing to mend."""
+def over_fits(found: dict[str, Any]) -> bool:
+    """Without a remedy; else there is nothing to mend."""
     plain = found["none"]
-    assert plain["train"]["mean"] > 0.97 and plain["train"]["mean"] - plain["test"]["mean"] > 0.03
+    return plain["train"]["mean"] > 0.97 and plain["train"]["mean"] - plain["test"]["mean"] > 0.03
 
 
 def test_digits(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_digits(tmp_path: Path) -> None:
         "optimizer: {learning_rate: 1.0e-3, weight_decay: 0.0}\nscheduler: {name: cosine, warmup_steps: 0.1}\n"
         "evaluation: {metrics: [loss, accuracy]}\nexport: {verify: false}\nlogging: {trackers: [jsonl]}\n"
     )
-    insist_on_over_fitting(measure("over-fitting, digits", tmp_path / "digits.yaml", splits, REMEDIES | OF_PICTURES))
+    assert over_fits(measure("over-fitting, digits", tmp_path / "digits.yaml", splits, REMEDIES | OF_PICTURES))
 
 
 @pytest.mark.skipif("LAUNCHER_DATA" not in os.environ, reason="LAUNCHER_DATA is not set")
@@ -104,4 +104,4 @@ def test_sentences(tmp_path: Path) -> None:
         "optimizer: {learning_rate: 1.0e-4, weight_decay: 0.0}\nscheduler: {name: linear, warmup_steps: 0.1}\n"
         "evaluation: {metrics: [loss, accuracy]}\nexport: {verify: false}\nlogging: {trackers: [jsonl]}\n"
     )
-    insist_on_over_fitting(measure("over-fitting, SST-2", tmp_path / "sentences.yaml", splits, REMEDIES | OF_TEXTS))
+    assert over_fits(measure("over-fitting, SST-2", tmp_path / "sentences.yaml", splits, REMEDIES | OF_TEXTS))
